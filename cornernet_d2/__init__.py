@@ -1,0 +1,20 @@
+"""CornerNet ("Detecting Objects as Paired Keypoints") as a plugin for Detectron2.
+
+Importing the package registers ``build_hourglass_backbone`` and the ``CornerNet`` meta-architecture
+in Detectron2's registries and does nothing else.
+"""
+
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "cornernet_d2 is a plugin for Detectron2, which cannot be imported. Run `make setup` in a "
+        "clone of the project, or follow https://detectron2.readthedocs.io/tutorials/install.html"
+    ) from error
+
+from . import modeling  # noqa: F401
+from .config import add_cornernet_config
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "add_cornernet_config"]

@@ -1,0 +1,120 @@
+"""Config keys of CornerNet, added to Detectron2's yacs defaults."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_cornernet_config(cfg: CN) -> None:
+    """Add CornerNet's keys to ``cfg`` in place; calling it again changes nothing.
+
+    Sources: [P] Law & Deng, "CornerNet: Detecting Objects as Paired Keypoints" (ECCV 2018),
+    [R] the authors' release (its ``config/CornerNet.json`` and code), [D2] Detectron2's habit.
+    """
+    if "HOURGLASS" in cfg.MODEL:
+        return
+    _add_hourglass(cfg)
+    _add_head(cfg)
+    _add_test(cfg)
+    _add_input(cfg)
+    _add_solver(cfg)
+
+
+def _add_hourglass(cfg: CN) -> None:
+    cfg.MODEL.HOURGLASS = CN()
+    # Number of hourglasses in a row; each one feeds a head of its own (intermediate supervision).
+    cfg.MODEL.HOURGLASS.STACKS = 2  # [P] sec. 3.5
+    # Number of times an hourglass halves its map: the input must be a multiple of 4 * 2**DEPTH.
+    cfg.MODEL.HOURGLASS.DEPTH = 5  # [P] sec. 3.5
+    # Channels and residual blocks at each level, outermost first: DEPTH + 1 entries.
+    cfg.MODEL.HOURGLASS.WIDTHS = [256, 256, 384, 384, 384, 512]  # [P] sec. 3.5
+    cfg.MODEL.HOURGLASS.BLOCKS = [2, 2, 2, 2, 2, 4]  # [P] sec. 3.5
+    # Channels after the 7x7 stride-2 convolution; a stride-2 residual block leads to WIDTHS[0].
+    cfg.MODEL.HOURGLASS.STEM_WIDTH = 128  # [P] sec. 3.5
+    # Channels of each stack's output feature map.
+    cfg.MODEL.HOURGLASS.OUT_CHANNELS = 256  # [R]
+    # Any name that detectron2.layers.get_norm knows: "BN", "SyncBN", "FrozenBN", "GN", ...
+    cfg.MODEL.HOURGLASS.NORM = "BN"
+    # Recompute activations in the backward pass: "none", per "stack", or per residual "block".
+    cfg.MODEL.HOURGLASS.CHECKPOINT = "none"
+
+
+def _add_head(cfg: CN) -> None:
+    cfg.MODEL.CORNERNET = CN()
+    cfg.MODEL.CORNERNET.NUM_CLASSES = 80
+    # Backbone features that get a head each; the last one is used at inference. All must have
+    # the same stride. Empty: every output of the backbone, in its own order.
+    cfg.MODEL.CORNERNET.IN_FEATURES = []
+    cfg.MODEL.CORNERNET.HEAD_WIDTH = 256  # channels of the 3x3 convolutions before the outputs [R]
+    cfg.MODEL.CORNERNET.POOL_WIDTH = 128  # channels of the two corner-pooled branches [P] fig. 7
+    cfg.MODEL.CORNERNET.NORM = "BN"
+    # How an image is placed on the canvas that the network sees (sizes in pixels, d = the
+    # backbone's size divisibility, 128 for Hourglass-104):
+    #   "bottom_right": next multiple of d, image at the top left, zero after normalising [D2]
+    #   "center_black": size | (d - 1), image centred, black before normalising           [R]
+    #   "center_mean":  size | (d - 1), image centred, zero after normalising         (mmdet)
+    cfg.MODEL.CORNERNET.PADDING = "bottom_right"
+    # channels_last memory format for weights and activations.
+    cfg.MODEL.CORNERNET.CHANNELS_LAST = False
+
+    cfg.MODEL.CORNERNET.TARGETS = CN()
+    # A corner moved by the radius still gives a box of at least this IoU. [P] sec. 3.2; [R]: 0.3
+    cfg.MODEL.CORNERNET.TARGETS.MIN_OVERLAP = 0.7
+    # "exact", or "eccv18": the roots of the first release, larger than what MIN_OVERLAP asks for.
+    cfg.MODEL.CORNERNET.TARGETS.RADIUS_FORMULA = "exact"
+    # A radius in map pixels for every object, instead of the formula; negative: use the formula.
+    cfg.MODEL.CORNERNET.TARGETS.FIXED_RADIUS = -1
+    # False: only the corner's own cell is set, all others are plain negatives.
+    cfg.MODEL.CORNERNET.TARGETS.GAUSSIAN = True
+
+    cfg.MODEL.CORNERNET.LOSS = CN()
+    # Normalisation of the four losses: "default" (global counts, independent of how a batch is
+    # split), "official" (the authors' code) or "mmdet"; see modeling/losses.py.
+    cfg.MODEL.CORNERNET.LOSS.CONVENTION = "default"
+    cfg.MODEL.CORNERNET.LOSS.ALPHA = 2.0  # [P] eq. 1
+    cfg.MODEL.CORNERNET.LOSS.BETA = 4.0  # [P] eq. 1
+    cfg.MODEL.CORNERNET.LOSS.PULL_WEIGHT = 0.1  # [P] sec. 3.5
+    cfg.MODEL.CORNERNET.LOSS.PUSH_WEIGHT = 0.1  # [P] sec. 3.5
+    cfg.MODEL.CORNERNET.LOSS.PUSH_MARGIN = 1.0  # Delta of [P] eq. 5
+    cfg.MODEL.CORNERNET.LOSS.OFFSET_WEIGHT = 1.0  # [P] sec. 3.5
+
+
+def _add_test(cfg: CN) -> None:
+    cfg.MODEL.CORNERNET.TEST = CN()
+    cfg.MODEL.CORNERNET.TEST.TOP_K = 100  # corners kept per side, over all classes [P] sec. 4.2
+    cfg.MODEL.CORNERNET.TEST.NMS_KERNEL = 3  # max filter on the heat maps, map pixels [P] sec. 4.2
+    cfg.MODEL.CORNERNET.TEST.EMBEDDING_THRESHOLD = 0.5  # largest |e_tl - e_br| of a pair [P] 4.2
+    cfg.MODEL.CORNERNET.TEST.MAX_PAIRS = 1000  # pairs kept before soft-NMS [R]
+    # Order and rules of decoding, soft-NMS and the final cut: "default", "official" or "mmdet";
+    # see modeling/decode.py and modeling/postprocess.py.
+    cfg.MODEL.CORNERNET.TEST.CONVENTION = "default"
+    cfg.MODEL.CORNERNET.TEST.SCALES = [1.0]  # [R] multi-scale: .5 .75 1 1.25 1.5
+    cfg.MODEL.CORNERNET.TEST.FLIP = False  # also evaluate the mirror image [P] sec. 4.2
+    cfg.MODEL.CORNERNET.TEST.SOFT_NMS = CN()
+    cfg.MODEL.CORNERNET.TEST.SOFT_NMS.METHOD = "gaussian"  # "gaussian", "linear" or "hard"
+    cfg.MODEL.CORNERNET.TEST.SOFT_NMS.SIGMA = 0.5  # [R]
+    cfg.MODEL.CORNERNET.TEST.SOFT_NMS.IOU_THRESHOLD = 0.5  # for "linear" and "hard" [R]
+    cfg.MODEL.CORNERNET.TEST.SOFT_NMS.MIN_SCORE = 0.001  # [R]
+    # Average the boxes that soft-NMS suppresses into the one that it keeps [R].
+    cfg.MODEL.CORNERNET.TEST.MERGE = CN()
+    cfg.MODEL.CORNERNET.TEST.MERGE.ENABLED = False
+    cfg.MODEL.CORNERNET.TEST.MERGE.EXPONENT = 10.0
+
+
+def _add_input(cfg: CN) -> None:
+    cfg.INPUT.CORNERNET = CN()
+    # Random square crop of SIZE times one of SCALES, then resized to SIZE [R].
+    cfg.INPUT.CORNERNET.CROP = CN()
+    cfg.INPUT.CORNERNET.CROP.ENABLED = True
+    cfg.INPUT.CORNERNET.CROP.SIZE = [511, 511]  # (height, width), pixels [P] sec. 4.1
+    cfg.INPUT.CORNERNET.CROP.BORDER = 128  # least distance of crop centre to image border, pixels
+    cfg.INPUT.CORNERNET.CROP.SCALES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+    cfg.INPUT.CORNERNET.COLOR_JITTER = 0.4  # brightness, contrast, saturation: factor 1 +- this [R]
+    cfg.INPUT.CORNERNET.LIGHTING = 0.1  # std of the PCA colour shift [R]
+
+
+def _add_solver(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAM"  # [P] sec. 4.1: Adam, 2.5e-4, batch 49
+
+    # Exponential moving average of the weights; the key names are d2go's.
+    cfg.MODEL_EMA = CN()
+    cfg.MODEL_EMA.ENABLED = False
+    cfg.MODEL_EMA.DECAY = 0.999
