@@ -1,0 +1,300 @@
+"""Training targets: boxes and classes -> corner cells, offsets and heat maps.
+
+The contract between data and model. Pure torch, any device: data workers make the sparse
+:class:`CornerTargets`, the model's device draws the dense heat maps of a batch from them.
+
+Letters: N images, C classes, M objects, K ignore regions, P corners; H, W canvas (the padded image
+the network sees, pixels); h, w map (cells). Corner 0 is top-left. Boxes are ``x0 y0 x1 y1``.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PADDINGS = ("bottom_right", "center_black", "center_mean")
+RADIUS_FORMULAS = ("exact", "eccv18")
+
+# Window cells drawn at once: bounds the memory for images with thousands of large objects.
+_MAX_WINDOW_CELLS = 2**22
+Numbers = float | np.ndarray | Tensor
+Size = tuple[int, int]
+
+
+def canvas_size(
+    image_size: Sequence[int], divisibility: int, padding: str = "bottom_right"
+) -> tuple[Size, Size]:
+    """(H, W) of the padded image the network sees and (top, left) of the image on it, pixels.
+
+    Args:
+        image_size: (height, width) in pixels.
+        divisibility: d: sides become multiples of d ("bottom_right"), or ``side | (d - 1)`` as
+            in the authors' test code, one short of a multiple (d must be a power of two).
+        padding: one of PADDINGS; the two centred ones differ only in the fill.
+    """
+    height, width = map(int, image_size)
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
+    if min(height, width, divisibility) < 1:
+        raise ValueError(f"image size {(height, width)} or divisibility {divisibility} below 1")
+    if padding == "bottom_right":
+        return tuple(-(-side // divisibility) * divisibility for side in (height, width)), (0, 0)
+    if divisibility & (divisibility - 1):
+        raise ValueError(f"padding {padding!r} needs a power of two, got {divisibility}")
+    canvas = (height | (divisibility - 1), width | (divisibility - 1))
+    return canvas, (canvas[0] // 2 - height // 2, canvas[1] // 2 - width // 2)
+
+
+def gaussian_radius(
+    height: Numbers, width: Numbers, min_overlap: Numbers, formula: str = "exact"
+) -> Numbers:
+    """How far both corners may move before the box overlaps its original by ``min_overlap`` IoU.
+
+    The least of three cases (paper section 3.2): one corner moves in and one out, both move in,
+    both move out. Each is a root of a quadratic equation in the radius.
+
+    Args:
+        height, width: box size, usually in map cells. Arguments broadcast.
+        min_overlap: IoU in (0, 1].
+        formula: "exact", the right roots; "eccv18", what the authors' first release computed,
+            ``(b + sqrt(b^2 - 4ac)) / 2`` for all three: about three times as large.
+
+    Returns:
+        The radius, float64 and unrounded: a tensor if any argument is one, else array or float.
+    """
+    if formula not in RADIUS_FORMULAS:
+        raise ValueError(f"formula must be one of {RADIUS_FORMULAS}, got {formula!r}")
+    given = (height, width, min_overlap)
+    height, width, overlap = (torch.as_tensor(value, dtype=torch.float64) for value in given)
+    if not bool(((overlap > 0) & (overlap <= 1)).all()):
+        raise ValueError(f"min_overlap must be in (0, 1], got {given[2]}")
+    total = height + width
+    equations = (  # a, b, c, and the sign of the root that is the radius
+        (1, total, width * height * (1 - overlap) / (1 + overlap), -1),
+        (4, 2 * total, (1 - overlap) * width * height, -1),
+        (4 * overlap, -2 * overlap * total, (overlap - 1) * width * height, 1),
+    )
+    roots = []
+    for a, b, c, sign in equations:
+        # Rounding may push a discriminant of exactly 0 (a square box, tiny overlap) below it.
+        spread = (b**2 - 4 * a * c).clamp(min=0).sqrt()
+        roots.append((b + sign * spread) / (2 * a) if formula == "exact" else (b + spread) / 2)
+    radius = torch.minimum(torch.minimum(roots[0], roots[1]), roots[2])
+    if any(isinstance(value, Tensor) for value in given):
+        return radius
+    return radius.numpy() if radius.ndim else radius.item()
+
+
+@dataclasses.dataclass
+class CornerTargets:
+    """Sparse targets of one image: a few hundred bytes where the heat maps take megabytes.
+
+    Attributes:
+        cells: (M, 2) int64, flat map index ``y * w + x`` of each object's two corners.
+        offsets: (M, 2, 2) float32, (corner, xy), what flooring to the cell lost, in cells [0, 1].
+        classes: (M,) int64 in [0, C).
+        radii: (M,) int64, radius of the Gaussian around each corner, in cells.
+        num_classes, map_size: C and (h, w).
+        ratio: (y, x) cells per canvas pixel: ``h / H, w / W``.
+        ignore_cells: (K, 4) int64, ``x0 y0 x1 y1`` in cells, both ends inside.
+        ignore_classes: (K,) int64 in [0, C), the one class that each region hides.
+    """
+
+    cells: Tensor
+    offsets: Tensor
+    classes: Tensor
+    radii: Tensor
+    num_classes: int
+    map_size: Size
+    ratio: tuple[float, float]
+    ignore_cells: Tensor
+    ignore_classes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "CornerTargets":
+        tensors = {k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **tensors)
+
+    def to(self, *args: Any, **kwargs: Any) -> "CornerTargets":
+        """The same targets with every tensor moved as :meth:`torch.Tensor.to` would."""
+        return self._map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def pin_memory(self) -> "CornerTargets":
+        """The same targets in page-locked memory, for copies that overlap with computation."""
+        return self._map(Tensor.pin_memory)
+
+    def padded(self, map_size: Size) -> "CornerTargets":
+        """The same targets on a larger map, extended to the bottom and the right."""
+        if map_size[0] < self.map_size[0] or map_size[1] < self.map_size[1]:
+            raise ValueError(f"cannot pad a map of {self.map_size} to the smaller {map_size}")
+        rows = self.cells // self.map_size[1]
+        cells = self.cells + rows * (map_size[1] - self.map_size[1])
+        return dataclasses.replace(self, cells=cells, map_size=tuple(map_size))
+
+    def dense_heatmaps(self) -> Tensor:
+        """(2, C, h, w) float32 heat maps, 1 at each corner and a Gaussian around it."""
+        return draw_heatmaps([self])[0][0]
+
+    def ignore_mask(self) -> Tensor | None:
+        """(2, C, h, w) bool, True where a cell is neither positive nor negative; None if none."""
+        return draw_heatmaps([self])[1][0] if len(self.ignore_classes) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class CornerTargetGenerator:
+    """Boxes on the canvas -> :class:`CornerTargets`, on the device of the boxes.
+
+    Attributes:
+        num_classes, stride: C and canvas pixels per map cell; a map is ``ceil(size / stride)``.
+        min_overlap, formula: see :func:`gaussian_radius`; the paper's 0.7 (section 3.2).
+        fixed_radius: radius in cells for every object; None or negative: by ``min_overlap``.
+        gaussian: False leaves only the corner cells themselves above 0.
+    """
+
+    num_classes: int
+    stride: int = 4
+    min_overlap: float = 0.7
+    formula: str = "exact"
+    fixed_radius: int | None = None
+    gaussian: bool = True
+
+    def __post_init__(self) -> None:
+        gaussian_radius(1, 1, self.min_overlap, self.formula)  # raises for a bad pair
+        if self.num_classes < 1 or self.stride < 1:
+            raise ValueError(f"num_classes and stride must be at least 1, got {self}")
+
+    def __call__(
+        self,
+        boxes: Tensor,
+        classes: Tensor,
+        image_size: Sequence[int],
+        ignore_boxes: Tensor | None = None,
+        ignore_classes: Tensor | None = None,
+    ) -> CornerTargets:
+        """Targets of one image.
+
+        Args:
+            boxes: (M, 4) in canvas pixels. They are clipped to [0, size - 1]; what is left
+                without width or height is dropped, the others keep their order.
+            classes: (M,) in [0, C).
+            image_size: (H, W) of the canvas.
+            ignore_boxes: (K, 4) in canvas pixels; their cells that are no corner of an object
+                take no part in the heat map loss of the class ``ignore_classes`` (K,).
+
+        A box that is not finite or a class out of range raises ValueError.
+        """
+        height, width = map(int, image_size)
+        map_size = (math.ceil(height / self.stride), math.ceil(width / self.stride))
+        ratio = (map_size[0] / height, map_size[1] / width)
+
+        boxes, classes = self._valid(boxes, classes, (height, width))
+        scale = boxes.new_tensor([ratio[1], ratio[0]] * 2)
+        corners = (boxes * scale).view(-1, 2, 2)  # float64: float32 moves corners across cells
+        xy = corners.long()
+        if ignore_boxes is None:
+            ignore_boxes, ignore_classes = boxes[:0], classes[:0]
+        ignore_boxes, ignore_classes = self._valid(ignore_boxes, ignore_classes, (height, width))
+        return CornerTargets(
+            cells=xy[..., 1] * map_size[1] + xy[..., 0],
+            offsets=(corners - xy).float(),
+            classes=classes,
+            radii=self._radii(boxes, scale),
+            num_classes=self.num_classes,
+            map_size=map_size,
+            ratio=ratio,
+            ignore_cells=(ignore_boxes * scale).long(),
+            ignore_classes=ignore_classes,
+        )
+
+    def _radii(self, boxes: Tensor, scale: Tensor) -> Tensor:
+        fixed = self.fixed_radius if self.gaussian else 0
+        if fixed is not None and fixed >= 0:
+            return torch.full_like(boxes[:, 0], fixed, dtype=torch.int64)
+        size = ((boxes[:, 2:] - boxes[:, :2]) * scale[:2]).ceil()
+        radii = gaussian_radius(size[:, 1], size[:, 0], self.min_overlap, self.formula)
+        return radii.long().clamp(min=0)
+
+    def _valid(self, boxes: Tensor, classes: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """Checked, clipped, non-empty boxes (float64) and their classes."""
+        boxes = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+        classes = torch.as_tensor(classes, dtype=torch.int64, device=boxes.device).reshape(-1)
+        if len(boxes) != len(classes):
+            raise ValueError(f"{len(boxes)} boxes but {len(classes)} classes")
+        if not bool(boxes.isfinite().all()):
+            raise ValueError(f"boxes that are not finite: {boxes[~boxes.isfinite().all(1)]}")
+        bad = classes[(classes < 0) | (classes >= self.num_classes)].unique().tolist()
+        if bad:
+            raise ValueError(
+                f"class ids {bad} outside [0, {self.num_classes}): set MODEL.CORNERNET.NUM_CLASSES "
+                "to the number of classes of the dataset"
+            )
+        limit = boxes.new_tensor([size[1] - 1, size[0] - 1] * 2)
+        boxes = torch.minimum(boxes.clamp(min=0), limit)
+        keep = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
+        return boxes[keep], classes[keep]
+
+
+def draw_heatmaps(targets: list[CornerTargets]) -> tuple[Tensor, Tensor | None]:
+    """Dense heat maps of N images with the same map size and classes, on the targets' device.
+
+    Each corner is exactly 1, surrounded by ``exp(-d^2 / (2 s^2))`` with ``s = (2r + 1) / 6`` in
+    the window of +-r cells; where windows overlap the larger value stays (paper section 3.2).
+
+    Returns:
+        Heat maps (N, 2, C, h, w) float32, and a mask (N, 2, C, h, w) bool of the cells that are
+        neither positive nor negative, None if there is none in the batch.
+    """
+    shapes = {(t.num_classes, *t.map_size) for t in targets}
+    if len(shapes) != 1:
+        raise ValueError(f"targets must agree in (classes, height, width), got {sorted(shapes)}")
+    num_classes, height, width = shapes.pop()
+    heat = targets[0].offsets.new_zeros((len(targets), 2, num_classes, height, width))
+    cells = torch.cat([t.cells for t in targets])
+    planes = torch.cat([t.classes + 2 * i * num_classes for i, t in enumerate(targets)])
+    planes = torch.stack([planes, planes + num_classes], dim=1).flatten()  # of heat.view(-1, h, w)
+    x, y = (cells % width).flatten(), (cells // width).flatten()
+    radii = torch.cat([t.radii for t in targets]).repeat_interleave(2)
+
+    reach = int(radii.max()) if len(radii) else 0
+    step = torch.arange(-reach, reach + 1, device=heat.device)
+    chunk = max(1, _MAX_WINDOW_CELLS // len(step) ** 2)
+    for plane, cy, cx, radius in zip(*(v.split(chunk) for v in (planes, y, x, radii))):
+        rows, row_values = _window(cy, radius, step, height)
+        columns, column_values = _window(cx, radius, step, width)
+        index = ((plane[:, None] * height + rows) * width)[:, :, None] + columns[:, None]
+        values = row_values[:, :, None] * column_values[:, None]
+        # The largest value does not depend on the order: deterministic on every device.
+        heat.view(-1).scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
+
+    if not any(len(t.ignore_classes) for t in targets):
+        return heat, None
+    ignore = torch.zeros_like(heat, dtype=torch.bool)
+    _draw_ignore(targets, ignore)
+    ignore.view(-1)[(planes * height + y) * width + x] = False
+    return heat, ignore
+
+
+def _window(centre: Tensor, radii: Tensor, step: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Positions (P, D) along one axis and the Gaussian's factor there, 0 outside its window."""
+    position = centre[:, None] + step
+    sigma = (2 * radii[:, None] + 1).float() / 6
+    inside = (step.abs() <= radii[:, None]) & (position >= 0) & (position < size)
+    return position.clamp(0, size - 1), torch.exp(-(step**2) / (2 * sigma**2)) * inside
+
+
+def _draw_ignore(targets: list[CornerTargets], ignore: Tensor) -> None:
+    """Set the cells of all ignore regions in ``ignore`` (N, 2, C, h, w)."""
+    boxes = torch.cat([t.ignore_cells for t in targets])
+    classes = torch.cat([t.ignore_classes for t in targets])
+    images = torch.cat([torch.full_like(t.ignore_classes, i) for i, t in enumerate(targets)])
+    y, x = (torch.arange(side, device=boxes.device) for side in ignore.shape[3:])
+    columns = (x >= boxes[:, :1]) & (x <= boxes[:, 2:3])
+    rows = (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:])
+    region, row, column = (rows[:, :, None] & columns[:, None]).nonzero(as_tuple=True)
+    ignore[images[region], :, classes[region], row, column] = True
