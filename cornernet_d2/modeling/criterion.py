@@ -1,0 +1,198 @@
+"""What the four losses are divided by, over corners, stacks, images and processes.
+
+===============  ==========================  ==========================  =====================
+convention       default                     official                    mmdet
+===============  ==========================  ==========================  =====================
+heat map         / objects                   / cells that are 1          / max(1, cells) / 2
+offset           / objects                   / (objects + 1e-4)          / max(1, cells) / 2
+pull, push       mean over images            sum over images             sum over images
+over stacks      mean                        mean                        sum
+counted over     all processes               one process                 one process
+push, 1 object   0                           1, without gradient         0
+sigmoid          exact                       clamped at 1e-4             exact
+===============  ==========================  ==========================  =====================
+
+"official" is what the authors' released code computes, "mmdet" what MMDetection does. In both the
+weight of pull and push grows with the number of images per process, so that the same batch split
+over more processes trains differently; in the default it does not.
+
+Letters: N images, C classes, M objects in all images, h x w map pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+
+from ..targets import CornerTargets, draw_heatmaps
+from .corner_head import CornerMaps
+from .losses import OFFICIAL_CLAMP, OFFICIAL_EPS, heatmap_focal_loss, offset_loss, pull_push_loss
+
+CONVENTIONS = ("default", "official", "mmdet")
+CORNERS = ("tl", "br")
+
+
+@dataclass
+class _Batch:
+    """The targets of a batch, joined and on the maps' device."""
+
+    heatmaps: torch.Tensor  # (N, 2, C, h, w)
+    ignore: Optional[torch.Tensor]  # bool, same shape
+    image_index: torch.Tensor  # (M,) int64
+    cells: torch.Tensor  # (M, 2) int64
+    offsets: torch.Tensor  # (M, 2, 2)
+
+
+class CornerCriterion:
+    """Corner maps of every stack and targets -> the four weighted losses.
+
+    Args:
+        convention: "default", "official" or "mmdet"; see the table above.
+        alpha, beta: exponents of the focal loss, eq. 1.
+        pull_weight, push_weight, offset_weight: eq. 6 (alpha, beta, gamma there).
+        push_margin: Delta of eq. 5.
+
+    Raises:
+        ValueError: unknown convention.
+    """
+
+    def __init__(
+        self,
+        *,
+        convention: str = "default",
+        alpha: float = 2.0,
+        beta: float = 4.0,
+        pull_weight: float = 0.1,
+        push_weight: float = 0.1,
+        push_margin: float = 1.0,
+        offset_weight: float = 1.0,
+    ):
+        if convention not in CONVENTIONS:
+            raise ValueError(
+                f"MODEL.CORNERNET.LOSS.CONVENTION is {convention!r}; choose one of {CONVENTIONS}"
+            )
+        self.convention = convention
+        self.alpha, self.beta, self.margin = alpha, beta, push_margin
+        self.weights = {
+            "heatmap": 1.0,
+            "pull": pull_weight,
+            "push": push_weight,
+            "offset": offset_weight,
+        }
+
+    @staticmethod
+    def count(targets: Sequence[CornerTargets], device: torch.device) -> torch.Tensor:
+        """(objects, images) of a batch as a float tensor (2,): what the default divides by."""
+        objects = sum(len(t.classes) for t in targets)
+        return torch.tensor([objects, len(targets)], dtype=torch.float32, device=device)
+
+    def __call__(
+        self,
+        stacks: Sequence[CornerMaps],
+        targets: Sequence[CornerTargets],
+        counts: Optional[torch.Tensor] = None,
+    ) -> Dict[str, torch.Tensor]:
+        """Compute the losses.
+
+        Args:
+            stacks: maps of each stack, (N, ., h, w).
+            targets: N targets on maps of h x w, any device.
+            counts: what :meth:`count` gives for all batches whose gradients are accumulated
+                into one step; default: this batch alone.
+
+        Returns:
+            loss_heatmap, loss_pull, loss_push, loss_offset: scalars, weighted, to be summed.
+        """
+        device = stacks[0]["tl"]["heatmap"].device
+        batch = _join(targets, device)
+        if counts is None:
+            counts = self.count(targets, device)
+        terms = [self._stack_terms(maps, batch, counts) for maps in stacks]
+        scale = 1.0 if self.convention == "mmdet" else 1.0 / len(stacks)
+        return {
+            f"loss_{name}": scale * weight * torch.stack([t[name] for t in terms]).sum()
+            for name, weight in self.weights.items()
+        }
+
+    def _stack_terms(
+        self, maps: CornerMaps, batch: _Batch, counts: torch.Tensor
+    ) -> Dict[str, torch.Tensor]:
+        heatmap_norms, offset_norms, image_norm = self._normalizers(batch, counts)
+        heatmap, offset = 0.0, 0.0
+        for i, corner in enumerate(CORNERS):
+            heatmap = heatmap + heatmap_norms[i] * heatmap_focal_loss(
+                maps[corner]["heatmap"],
+                batch.heatmaps[:, i],
+                None if batch.ignore is None else batch.ignore[:, i],
+                alpha=self.alpha,
+                beta=self.beta,
+                clamp=OFFICIAL_CLAMP if self.convention == "official" else 0.0,
+            )
+            predicted = _at_cells(maps[corner]["offset"], batch.image_index, batch.cells[:, i])
+            offset = offset + offset_norms[i] * offset_loss(predicted, batch.offsets[:, i])
+        tl, br = (
+            _at_cells(maps[corner]["embedding"], batch.image_index, batch.cells[:, i])[:, 0]
+            for i, corner in enumerate(CORNERS)
+        )
+        pull, push = pull_push_loss(
+            tl,
+            br,
+            batch.image_index,
+            len(batch.heatmaps),
+            margin=self.margin,
+            official=self.convention == "official",
+        )
+        return {
+            "heatmap": heatmap,
+            "offset": offset,
+            "pull": image_norm * pull.sum(),
+            "push": image_norm * push.sum(),
+        }
+
+    def _normalizers(self, batch: _Batch, counts: torch.Tensor):
+        """Factors of the heat map sums (2,), the offset sums (2,) and the sums over images."""
+        if self.convention == "default":
+            objects, images = _mean_over_processes(counts)
+            per_object = (1 / objects).expand(2)
+            return per_object, per_object, 1 / images
+        cells = (batch.heatmaps == 1).sum(dim=(0, 2, 3, 4)).clamp(min=1)
+        if self.convention == "official":
+            offset = 1 / (len(batch.cells) + OFFICIAL_EPS)
+            return 1 / cells, (offset, offset), 1.0
+        # MMDetection counts the offset map's cells without regard to class.
+        size = batch.heatmaps[0, 0, 0].numel()
+        corner_cells = (batch.image_index[:, None] * size + batch.cells).unbind(dim=1)
+        unique = [max(1, len(c.unique())) for c in corner_cells]
+        return 0.5 / cells, [0.5 / u for u in unique], 1.0
+
+
+def _mean_over_processes(counts: torch.Tensor) -> torch.Tensor:
+    """Total over all processes, at least 1, over their number: DDP averages the gradients."""
+    world_size = comm.get_world_size()
+    if world_size > 1:
+        counts = counts.clone()
+        dist.all_reduce(counts)
+    return counts.clamp(min=1) / world_size
+
+
+def _join(targets: Sequence[CornerTargets], device: torch.device) -> _Batch:
+    targets = [t.to(device) for t in targets]
+    heatmaps, ignore = draw_heatmaps(targets)
+    sizes: List[int] = [len(t.classes) for t in targets]
+    index = torch.repeat_interleave(
+        torch.arange(len(targets), device=device), torch.tensor(sizes, device=device)
+    )
+    return _Batch(
+        heatmaps=heatmaps,
+        ignore=ignore,
+        image_index=index,
+        cells=torch.cat([t.cells for t in targets]),
+        offsets=torch.cat([t.offsets for t in targets]),
+    )
+
+
+def _at_cells(x: torch.Tensor, image_index: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """Values of (N, D, h, w) at flat cells of given images: (M, D)."""
+    return x[image_index, :, cells // x.shape[-1], cells % x.shape[-1]]

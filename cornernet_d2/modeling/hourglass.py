@@ -1,0 +1,199 @@
+"""Stacked hourglass backbone (Newell et al., ECCV 2016) in the form CornerNet gave it.
+
+Law & Deng, "CornerNet", sec. 3.5: stride-2 residual blocks instead of pooling, nearest-neighbour
+upsampling, one residual path around each level. Letters: N images, H x W image pixels,
+h = ceil(H / 4), w = ceil(W / 4) map pixels.
+"""
+
+from typing import Dict, List, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import nn
+from torch.nn import functional as F
+
+from .recompute import Recomputable, check_level
+
+
+def conv_norm(
+    in_channels: int, out_channels: int, kernel: int, norm: str, stride: int = 1, relu: bool = True
+) -> Conv2d:
+    """A "same"-padded convolution without bias, its norm, and by default a ReLU."""
+    return Conv2d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        bias=not norm,
+        norm=get_norm(norm, out_channels),
+        activation=F.relu_ if relu else None,
+    )
+
+
+class ResidualBlock(Recomputable, CNNBlockBase):
+    """Two 3x3 convolutions and a shortcut; (N, in, H, W) -> (N, out, ceil(H/s), ceil(W/s)).
+
+    Detectron2's ``BasicBlock`` has no projection where only the stride changes, which the
+    outermost hourglass level needs.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str, stride: int = 1):
+        super().__init__(in_channels, out_channels, stride)
+        self.conv1 = conv_norm(in_channels, out_channels, 3, norm, stride)
+        self.conv2 = conv_norm(out_channels, out_channels, 3, norm, relu=False)
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = conv_norm(in_channels, out_channels, 1, norm, stride, relu=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu_(self.conv2(self.conv1(x)) + self.shortcut(x))
+
+
+class HourglassLevel(Recomputable):
+    """One level of an hourglass, holding all deeper ones: (N, widths[0], h, w) -> same shape.
+
+    Args:
+        widths: channels at this level and below, outermost first.
+        blocks: residual blocks at this level and below; the last entry is the innermost path's.
+        norm: name of the normalisation.
+    """
+
+    def __init__(self, widths: Sequence[int], blocks: Sequence[int], norm: str):
+        super().__init__()
+        here, below, count = widths[0], widths[1], blocks[0]
+        self.up1 = _residuals([here] * (count + 1), norm)
+        self.low1 = _residuals([here] + [below] * count, norm, stride=2)
+        if len(widths) > 2:
+            self.low2 = HourglassLevel(widths[1:], blocks[1:], norm)
+        else:
+            self.low2 = _residuals([below] * (blocks[1] + 1), norm)
+        self.low3 = _residuals([below] * count + [here], norm)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = self.low3(self.low2(self.low1(x)))
+        # By size rather than by a factor of 2: maps of odd size are then fine as well.
+        return self.up1(x) + F.interpolate(low, size=x.shape[-2:], mode="nearest")
+
+
+def _residuals(widths: Sequence[int], norm: str, stride: int = 1) -> nn.Sequential:
+    """Residual blocks from each width to the next; the first one has the stride."""
+    return nn.Sequential(
+        *(
+            ResidualBlock(a, b, norm, stride if i == 0 else 1)
+            for i, (a, b) in enumerate(zip(widths[:-1], widths[1:]))
+        )
+    )
+
+
+class Hourglass(Backbone):
+    """Hourglasses in a row on a stride-4 stem.
+
+    ``forward`` takes normalised images (N, in_channels, H, W) and returns
+    {"stack1": (N, out_channels, h, w), ..., "stackS": ...}; the last is the best, the others
+    are for intermediate supervision.
+
+    Args:
+        widths, blocks: channels and residual blocks per level, outermost first, depth + 1 each.
+        stacks: number of hourglasses.
+        stem_width: channels after the 7x7 convolution.
+        out_channels: channels of each output.
+        norm: a name that :func:`detectron2.layers.get_norm` knows.
+        checkpoint: recompute activations in the backward pass: "none", "stack" or "block".
+        in_channels: channels of the image.
+
+    Raises:
+        ValueError: lengths of widths and blocks differ or are below 2, or an unknown checkpoint.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int] = (256, 256, 384, 384, 384, 512),
+        blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
+        stacks: int = 2,
+        stem_width: int = 128,
+        out_channels: int = 256,
+        norm: str = "BN",
+        checkpoint: str = "none",
+        in_channels: int = 3,
+    ):
+        super().__init__()
+        if len(widths) != len(blocks) or len(widths) < 2 or min(blocks) < 1 or stacks < 1:
+            raise ValueError(
+                "MODEL.HOURGLASS.WIDTHS and BLOCKS need one entry per level, DEPTH + 1 in all, "
+                f"BLOCKS and STACKS at least 1; got {widths}, {blocks} and {stacks} stacks"
+            )
+        width = widths[0]
+        self.stem = nn.Sequential(
+            conv_norm(in_channels, stem_width, 7, norm, stride=2),
+            ResidualBlock(stem_width, width, norm, stride=2),
+        )
+        self.stacks = nn.ModuleList(HourglassLevel(widths, blocks, norm) for _ in range(stacks))
+        self.out_convs = nn.ModuleList(
+            conv_norm(width, out_channels, 3, norm) for _ in range(stacks)
+        )
+        # What leads from one stack to the next: relu(inter_conv(in) + remap_conv(out)) and a block.
+        links = range(stacks - 1)
+        self.inter_convs = nn.ModuleList(conv_norm(width, width, 1, norm, relu=False) for _ in links)
+        self.remap_convs = nn.ModuleList(
+            conv_norm(out_channels, width, 1, norm, relu=False) for _ in links
+        )
+        self.inters = nn.ModuleList(ResidualBlock(width, width, norm) for _ in links)
+
+        self._size_divisibility = 4 * 2 ** (len(widths) - 1)
+        self._out_features = [f"stack{i + 1}" for i in range(stacks)]
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+        self._out_feature_strides = dict.fromkeys(self._out_features, 4)
+        recomputed = {
+            "none": (),
+            "stack": self.stacks,
+            "block": (m for m in self.modules() if isinstance(m, ResidualBlock)),
+        }
+        for module in recomputed[check_level(checkpoint)]:
+            module.recompute = True
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> Dict:
+        hourglass = cfg.MODEL.HOURGLASS
+        levels = hourglass.DEPTH + 1
+        for key in ("WIDTHS", "BLOCKS"):
+            if len(hourglass[key]) != levels:
+                raise ValueError(
+                    f"MODEL.HOURGLASS.{key} has {len(hourglass[key])} entries; "
+                    f"MODEL.HOURGLASS.DEPTH {hourglass.DEPTH} asks for {levels}"
+                )
+        return {
+            "widths": hourglass.WIDTHS,
+            "blocks": hourglass.BLOCKS,
+            "stacks": hourglass.STACKS,
+            "stem_width": hourglass.STEM_WIDTH,
+            "out_channels": hourglass.OUT_CHANNELS,
+            "norm": hourglass.NORM,
+            "checkpoint": hourglass.CHECKPOINT,
+            "in_channels": input_shape.channels,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """Image sizes that are multiples of this (pixels) make every level's size even."""
+        return self._size_divisibility
+
+    def forward(self, x: torch.Tensor) -> Dict[str, torch.Tensor]:
+        x = self.stem(x)
+        outputs: List[torch.Tensor] = []
+        for i, (stack, out_conv) in enumerate(zip(self.stacks, self.out_convs)):
+            outputs.append(out_conv(stack(x)))
+            if i < len(self.inters):
+                link = self.inter_convs[i](x) + self.remap_convs[i](outputs[-1])
+                x = self.inters[i](F.relu_(link))
+        return dict(zip(self._out_features, outputs))
+
+
+@BACKBONE_REGISTRY.register()
+def build_hourglass_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Hourglass:
+    """Build :class:`Hourglass` from ``MODEL.HOURGLASS``."""
+    return Hourglass(cfg, input_shape)
