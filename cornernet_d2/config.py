@@ -112,9 +112,27 @@ def _add_input(cfg: CN) -> None:
 
 
 def _add_solver(cfg: CN) -> None:
-    cfg.SOLVER.OPTIMIZER = "ADAM"  # [P] sec. 4.1: Adam, 2.5e-4, batch 49
+    cfg.SOLVER.OPTIMIZER = "ADAM"  # "ADAM", "ADAMW" or "SGD"; [P] sec. 4.1: Adam, 2.5e-4, batch 49
+    cfg.SOLVER.BETAS = [0.9, 0.999]  # of Adam and AdamW; PyTorch's defaults, as in [R]
+    # Several micro-batches per step: their sum is SOLVER.IMS_PER_BATCH and the losses are
+    # normalised over all of them, so that the gradient is the one of the whole batch.
+    cfg.SOLVER.GRADIENT_ACCUMULATION = 1
+    # With SOLVER.AMP.ENABLED: "float16" (with a gradient scaler) or "bfloat16"; d2go's key.
+    cfg.SOLVER.AMP.PRECISION = "float16"
+    cfg.SOLVER.COMPILE = False  # torch.compile the backbone and the head
+    # Last checkpoints to keep besides the best and the final one; 0 keeps all.
+    cfg.SOLVER.CHECKPOINT_KEEP = 3
+    # A key of metrics.json: model_best.pth holds the weights with the highest value of it.
+    cfg.SOLVER.BEST_METRIC = "bbox/AP"
+    # Stop after this many steps in a row with a loss or a gradient that is not finite.
+    cfg.SOLVER.NONFINITE_LIMIT = 10
+    # Report a total loss above this many times its median of the last 100 iterations; 0: never.
+    cfg.SOLVER.LOSS_SPIKE_FACTOR = 5.0
 
     # Exponential moving average of the weights; the key names are d2go's.
     cfg.MODEL_EMA = CN()
     cfg.MODEL_EMA.ENABLED = False
     cfg.MODEL_EMA.DECAY = 0.999
+    cfg.MODEL_EMA.DEVICE = ""  # where the average is kept; empty: beside the model
+    # Evaluate the averaged weights, during training and with --eval-only; False: the latest ones.
+    cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY = True
