@@ -1,0 +1,24 @@
+"""Checkpoints of every CornerNet code base: names, file formats, conventions, and loading."""
+
+from .architecture import infer_architecture
+from .checkpointer import CornerNetCheckpointer
+from .conventions import CONVENTIONS, InputConvention
+from .files import CheckpointError, load_torch_file, save_torch_file
+from .formats import Checkpoint, build_contents, parse
+from .key_maps import FORMATS, detect_format, rename
+
+__all__ = [
+    "CONVENTIONS",
+    "Checkpoint",
+    "CheckpointError",
+    "CornerNetCheckpointer",
+    "FORMATS",
+    "InputConvention",
+    "build_contents",
+    "detect_format",
+    "infer_architecture",
+    "load_torch_file",
+    "parse",
+    "rename",
+    "save_torch_file",
+]
