@@ -23,6 +23,7 @@ class Checkpoint:
     Attributes:
         weights: state dict in our names.
         source: format that they were read from, one of :data:`.key_maps.FORMATS`.
+        matched: number of weights in the file that are parameters of CornerNet.
         left_over: names in the file that are no parameters of CornerNet.
         convention: the input that the weights expect; None if the file does not tell.
         classes: names of the classes in the order of the heat maps; None if not told.
@@ -32,6 +33,7 @@ class Checkpoint:
 
     weights: Dict[str, torch.Tensor]
     source: str
+    matched: int
     left_over: List[str] = field(default_factory=list)
     convention: Optional[InputConvention] = None
     classes: Optional[Tuple[str, ...]] = None
@@ -70,6 +72,7 @@ def parse(contents: Any, path: str, source: str = "auto") -> Checkpoint:
     return Checkpoint(
         weights=_with_counters(weights) if filled else weights,
         source=found,
+        matched=matched,
         left_over=[key for key, new in renamed.items() if new is None],
         convention=_convention(notes, found),
         classes=_classes(contents, notes),
