@@ -114,21 +114,12 @@ def padded_groups(classes: Tensor) -> tuple[Tensor, list[int]]:
     return members, torch.searchsorted(-sizes, -columns).tolist()
 
 
-def overlap(box: Tensor, others: Tensor, pixel: float = 0.0) -> Tensor:
-    """IoU of one box of each group with all its boxes.
-
-    Args:
-        box: (4, G, 1), pixels.
-        others: (4, G, L), pixels.
-        pixel: added to every width and height; 1 where coordinates name whole pixels.
-
-    Returns:
-        (G, L), 0 exactly where they do not overlap.
-    """
+def _iou(box: Tensor, others: Tensor) -> Tensor:
+    """IoU of one box of each group (4, G, 1) with all its boxes (4, G, L): (G, L)."""
     start, end = torch.maximum(box[:2], others[:2]), torch.minimum(box[2:], others[2:])
-    width, height = (end - start + pixel).clamp_(min=0)
+    width, height = (end - start).clamp_(min=0)
     intersection = width * height
-    area, areas = ((b[2] - b[0] + pixel) * (b[3] - b[1] + pixel) for b in (box, others))
+    area, areas = ((b[2] - b[0]) * (b[3] - b[1]) for b in (box, others))
     # Two boxes without area have no union either; any positive number makes their IoU 0.
     union = (area + areas - intersection).clamp_(min=torch.finfo(torch.float32).tiny)
     return intersection / union
@@ -184,7 +175,7 @@ def _soft_nms(
         if step % _ROUNDS_PER_CHECK == 0 and not bool((best >= min_score).any()):
             break
         pick4 = pick.expand(4, -1, -1)
-        weights = decay(overlap(row.gather(2, pick4), row), method, sigma, iou_threshold)
+        weights = decay(_iou(row.gather(2, pick4), row), method, sigma, iou_threshold)
         if corners is not None:
             remains = (score > 0) & (score >= min_score)
             shares = ((1 - weights) ** exponent * remains).scatter_(1, pick, 1.0)
