@@ -1,0 +1,167 @@
+"""Checkpoints that survive kills, full disks and damaged files."""
+
+import logging
+import os
+import re
+import zipfile
+from contextlib import contextmanager
+from typing import IO, Any, Dict, Iterator, List, Optional
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+LAST = "last_checkpoint"  # fvcore's file with the name of the newest checkpoint
+BEST = "model_best"
+NUMBERED = re.compile(r"model_(\d{7,})\.pth")  # written by fvcore's PeriodicCheckpointer
+
+
+class TrainingCheckpointer(DetectionCheckpointer):
+    """A DetectionCheckpointer whose files are always whole, and which copes with files that aren't.
+
+    - A file appears under its name only when all of it is on the disk.
+    - Of the numbered checkpoints the last ``keep`` stay.
+    - Resuming checks the file first and falls back to the one before it.
+
+    Args:
+        model, save_dir, checkpointables: as in DetectionCheckpointer.
+        keep: numbered checkpoints to keep; 0 for all.
+    """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, keep: int = 0, **checkpointables: Any
+    ) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        self.keep = keep
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``save_dir/name.pth`` and make it the checkpoint to resume from.
+
+        Raises:
+            OSError: it could not be written, say because the disk is full. Files written earlier
+                are intact.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(kwargs)
+        self.write(name, data)
+        self.tag_last_checkpoint(f"{name}.pth")
+        self._drop_old()
+
+    def write(self, name: str, data: Dict[str, Any]) -> None:
+        """Write ``save_dir/name.pth`` without making it the one to resume from."""
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", path)
+        try:
+            with self._whole_file(path) as f:
+                torch.save(data, f)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"Cannot write checkpoint {path}: {error}. {self._latest_message()} Free some "
+                "space or change OUTPUT_DIR, and continue with --resume."
+            ) from error
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with self._whole_file(os.path.join(self.save_dir, LAST)) as f:
+            f.write(last_filename_basename.encode())
+
+    def has_checkpoint(self) -> bool:
+        return bool(self._candidates())
+
+    def get_checkpoint_file(self) -> str:
+        """The newest checkpoint that is whole; the same on every process.
+
+        Raises:
+            OSError: there are checkpoints, but all of them are damaged.
+        """
+        choice: Optional[str] = None
+        if comm.is_main_process():
+            for choice in self._candidates():
+                fault = _fault(choice)
+                if fault is None:
+                    break
+                logger.warning(
+                    "Checkpoint %s is damaged (%s); trying the one before", choice, fault
+                )
+            else:
+                choice = None
+        choice = comm.all_gather(choice)[0]
+        if choice is None:
+            raise OSError(
+                f"All checkpoints in {self.save_dir} are damaged. Restore one of them, or start "
+                "again without --resume."
+            )
+        return choice
+
+    def set_aside(self) -> None:
+        """Move checkpoints of an earlier run to a folder of their own, so that none is lost."""
+        if not self.save_to_disk or not self._candidates():
+            return
+        number = 1
+        while os.path.exists(target := os.path.join(self.save_dir, f"previous_run_{number}")):
+            number += 1
+        os.makedirs(target)
+        for name in os.listdir(self.save_dir):
+            if name == LAST or name.endswith(".pth"):
+                os.rename(os.path.join(self.save_dir, name), os.path.join(target, name))
+        logger.warning("Moved the checkpoints of an earlier run to %s", target)
+
+    def _candidates(self) -> List[str]:
+        """Checkpoints to resume from: the tagged one, then the others from new to old."""
+        if not os.path.isdir(self.save_dir):
+            return []
+        names = os.listdir(self.save_dir)
+        order = sorted((n for n in names if NUMBERED.fullmatch(n)), reverse=True)
+        if "model_final.pth" in names:
+            order.insert(0, "model_final.pth")
+        tagged = os.path.basename(super().get_checkpoint_file())
+        if tagged in order:
+            order = order[order.index(tagged) :]
+        elif tagged in names and tagged.endswith(".pth"):
+            order.insert(0, tagged)
+        return [os.path.join(self.save_dir, name) for name in order]
+
+    def _drop_old(self) -> None:
+        if self.keep:
+            numbered = sorted(n for n in os.listdir(self.save_dir) if NUMBERED.fullmatch(n))
+            for name in numbered[: -self.keep]:
+                os.remove(os.path.join(self.save_dir, name))
+
+    def _latest_message(self) -> str:
+        latest = self._candidates()
+        return f"{latest[0]} is intact." if latest else "There is no earlier checkpoint."
+
+    @contextmanager
+    def _whole_file(self, path: str) -> Iterator[IO[bytes]]:
+        """Open a temporary file that takes the place of ``path`` once it is on the disk."""
+        temporary = f"{path}.tmp"
+        try:
+            with open(temporary, "wb") as f:
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+            raise
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name itself
+        finally:
+            os.close(folder)
+
+
+def _fault(path: str) -> Optional[str]:
+    """What is wrong with a checkpoint file, or None. PyTorch itself does not verify checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return f"checksum of {damaged}" if damaged else None

@@ -1,0 +1,46 @@
+"""The evaluator of a data set, by the ``evaluator_type`` in its metadata."""
+
+import os
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
+from typing import Optional
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+)
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: Optional[str] = None
+) -> DatasetEvaluator:
+    """VOC and LVIS sets get their own evaluator, everything else COCO's on boxes.
+
+    Args:
+        cfg: uses OUTPUT_DIR and TEST.DETECTIONS_PER_IMAGE.
+        dataset_name: a registered data set.
+        output_folder: where predictions are written; by default OUTPUT_DIR/inference/NAME.
+    """
+    output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    if evaluator_type == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset_name)
+    if evaluator_type == "lvis":
+        return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_folder)
+    return COCOEvaluator(
+        dataset_name,
+        tasks=("bbox",),
+        output_dir=output_folder,
+        max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        use_fast_impl=_has_compiled_detectron2(),
+    )
+
+
+def _has_compiled_detectron2() -> bool:
+    """Detectron2's fast COCO evaluation needs its extension; a Python stand-in does not count."""
+    spec = find_spec("detectron2._C")
+    return spec is not None and (spec.origin or "").endswith(tuple(EXTENSION_SUFFIXES))

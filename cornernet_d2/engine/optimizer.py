@@ -1,0 +1,46 @@
+"""Optimisers by name, with Detectron2's parameter groups and gradient clipping."""
+
+from typing import Any, Dict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+# Clipping by the norm over all gradients, which is done where that norm is computed anyway
+# (train_loop.py); the name is the one that Mask2Former and detrex use.
+FULL_MODEL = "full_model"
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build SOLVER.OPTIMIZER.
+
+    Weight decay spares normalisation layers and biases as SOLVER.WEIGHT_DECAY_NORM and
+    SOLVER.WEIGHT_DECAY_BIAS say. Adam and AdamW run fused: one pass over all parameters.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    solver = cfg.SOLVER
+    kinds: Dict[str, Any] = {
+        "ADAM": (torch.optim.Adam, {"betas": tuple(solver.BETAS), "fused": True}),
+        "ADAMW": (torch.optim.AdamW, {"betas": tuple(solver.BETAS), "fused": True}),
+        "SGD": (
+            torch.optim.SGD,
+            {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV, "foreach": True},
+        ),
+    }
+    if solver.OPTIMIZER not in kinds:
+        raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; choose one of {list(kinds)}")
+    kind, options = kinds[solver.OPTIMIZER]
+    params = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    if solver.CLIP_GRADIENTS.CLIP_TYPE != FULL_MODEL:
+        kind = maybe_add_gradient_clipping(cfg, kind)
+    return kind(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **options)

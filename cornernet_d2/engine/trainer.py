@@ -1,0 +1,171 @@
+"""CornerNetTrainer: Detectron2's DefaultTrainer with what a long CornerNet run needs."""
+
+import logging
+import weakref
+from typing import Any, Dict, List, Optional
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from detectron2.utils.logger import setup_logger
+from torch import distributed as dist
+from torch import nn
+
+from .checkpointer import TrainingCheckpointer
+from .ema import EMAHook, averaged_weights, build_ema
+from .evaluation import build_evaluator
+from .events import build_writers
+from .guards import LossSpikeReporter, NonFiniteGuard, RankAgreement, UnusedParameters
+from .hooks import BestWeights, Preemption, StepSeed, Throughput
+from .optimizer import FULL_MODEL, build_optimizer
+from .train_loader import TrainLoader, build_train_loader
+from .train_loop import GuardedTrainer, unwrap
+
+PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class CornerNetTrainer(DefaultTrainer):
+    """Train, evaluate and resume the model that a config describes.
+
+    Beyond DefaultTrainer: exact resume, whole checkpoints, mixed precision on any device,
+    gradient accumulation, averaged weights, several processes without a GPU, and guards against
+    runs that go wrong silently. The parts are in the modules beside this one.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # DefaultTrainer's own would wrap the model in a DDP that needs CUDA.
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        self.ema = build_ema(cfg, model) if cfg.MODEL_EMA.ENABLED else None
+        device_ids = {} if next(model.parameters()).is_cuda else {"device_ids": None}
+        self._trainer = GuardedTrainer(
+            create_ddp_model(model, broadcast_buffers=False, **device_ids),
+            data_loader,
+            optimizer,
+            precision=_precision(cfg),
+            accumulation=cfg.SOLVER.GRADIENT_ACCUMULATION,
+            clip_norm=_clip_norm(cfg),
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = TrainingCheckpointer(
+            model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP, trainer=weakref.proxy(self)
+        )
+        if self.ema is not None:
+            self.checkpointer.add_checkpointable("ema", self.ema)
+        self.register_hooks(self.build_hooks())
+
+    def train(self) -> Optional[Dict[str, Any]]:
+        if self.start_iter == 0:
+            self.checkpointer.set_aside()
+        return super().train()
+
+    def build_hooks(self) -> List[Optional[HookBase]]:
+        """Detectron2's hooks, with ours at the places where their order matters."""
+        cfg, step, model = self.cfg, self._trainer, unwrap(self.model)
+        timer, *rest = super().build_hooks()
+        evaluation = next(i for i, h in enumerate(rest) if isinstance(h, hooks.EvalHook))
+        spike_factor = cfg.SOLVER.LOSS_SPIKE_FACTOR
+        period = cfg.TEST.EVAL_PERIOD
+        return [
+            timer,
+            StepSeed(self.data_loader) if isinstance(self.data_loader, TrainLoader) else None,
+            Throughput(step),
+            UnusedParameters(model),
+            NonFiniteGuard(step, model, cfg.SOLVER.NONFINITE_LIMIT, cfg.OUTPUT_DIR),
+            LossSpikeReporter(step, spike_factor) if spike_factor else None,
+            RankAgreement(model, cfg.SOLVER.CHECKPOINT_PERIOD),
+            EMAHook(self.ema, step, self.checkpointer) if self.ema else None,
+            *rest[:evaluation],  # schedule, precise BN, and then the checkpoint of this step
+            Preemption(step, self.checkpointer),
+            hooks.EvalHook(period, self.evaluate),
+            (
+                BestWeights(period, self.checkpointer, cfg.SOLVER.BEST_METRIC, self.evaluated_model)
+                if comm.is_main_process() and cfg.DATASETS.TEST
+                else None
+            ),
+            *rest[evaluation + 1 :],
+        ]
+
+    def build_writers(self) -> List[EventWriter]:
+        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
+    def evaluated_model(self) -> nn.Module:
+        """The averaged weights if MODEL_EMA says so, the latest ones otherwise."""
+        if self.ema is not None and self.cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY:
+            return self.ema.module
+        return unwrap(self.model)
+
+    def evaluate(self) -> Dict[str, Any]:
+        """Evaluate on DATASETS.TEST, the images shared among the processes."""
+        model = self.evaluated_model()
+        if comm.get_world_size() > 1:
+            # Running statistics differ between processes; the checkpoint has those of rank 0.
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+        self._last_eval_results = self.test(self.cfg, model)
+        return self._last_eval_results
+
+    @classmethod
+    def load_weights(cls, cfg: CfgNode, model: nn.Module, resume: bool = False) -> None:
+        """Load what --eval-only evaluates: MODEL.WEIGHTS, or with ``resume`` the last checkpoint.
+
+        Averaged weights in the file are preferred as MODEL_EMA says.
+        """
+        checkpointer = TrainingCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        ema = cfg.MODEL_EMA
+        if ema.ENABLED and ema.USE_EMA_WEIGHTS_FOR_EVAL_ONLY and "ema" in rest:
+            model.load_state_dict(averaged_weights(rest["ema"]), strict=False)
+            logging.getLogger(__name__).info("Evaluating the averaged weights")
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        return build_train_loader(cfg, DatasetMapper(cfg, True))
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: Optional[str] = None
+    ) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name, output_folder)
+
+    def state_dict(self) -> Dict[str, Any]:
+        state = super().state_dict()
+        state["_trainer"] = self._trainer.state_dict()  # Detectron2 0.6 leaves the optimizer out
+        return state
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        TrainerBase.load_state_dict(self, state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
+
+
+def _precision(cfg: CfgNode) -> Optional[torch.dtype]:
+    name = cfg.SOLVER.AMP.PRECISION
+    if name not in PRECISIONS:
+        raise ValueError(f"SOLVER.AMP.PRECISION is {name!r}; choose one of {list(PRECISIONS)}")
+    return PRECISIONS[name] if cfg.SOLVER.AMP.ENABLED else None
+
+
+def _clip_norm(cfg: CfgNode) -> float:
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    in_step = clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL
+    return clip.CLIP_VALUE if in_step else float("inf")
