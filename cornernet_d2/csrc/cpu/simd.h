@@ -1,0 +1,175 @@
+// Portable vectors (GCC/Clang extension) and the ordered-integer view of floating-point values.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#define CORNERNET_INLINE inline __attribute__((always_inline))
+
+namespace cornernet_d2 {
+
+// A vector of `Bytes` bytes of T; the kernels are instantiated for 16, 32 and 64 bytes.
+template <class T, int Bytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(Bytes)));
+  static constexpr int kLanes = Bytes / sizeof(T);
+};
+template <class T, int Bytes>
+using Vec = typename VectorOf<T, Bytes>::type;
+
+// Keys. Comparing floats as signed integers of the same width lets one `max` instruction do what
+// needs a compare and a blend each for NaN and for the maximum:
+//   key(a) < key(b)  <=>  a < b,  with -0 < +0 and every NaN above +inf (IEEE 754-2019 maximum).
+// A scan starts below every key, at numeric_limits::min(), which is no value's key.
+// Format supplies Bits (signed), kInfinity, kQuietNaN and the Accumulator type of gradients.
+template <class Format, class V>
+CORNERNET_INLINE V to_key(V bits) {
+  using Bits = typename Format::Bits;
+  constexpr Bits kMagnitude = std::numeric_limits<Bits>::max();
+  const V magnitude = bits & kMagnitude;
+  const V key = bits ^ ((bits >> (8 * sizeof(Bits) - 1)) & kMagnitude);
+  return magnitude > Format::kInfinity ? (key & Bits(0)) + Format::kQuietNaN : key;
+}
+
+template <class Format, class V>
+CORNERNET_INLINE V from_key(V key) {
+  using Bits = typename Format::Bits;
+  return key ^ ((key >> (8 * sizeof(Bits) - 1)) & std::numeric_limits<Bits>::max());
+}
+
+// For comparisons that decide ties, where -0 (key -1) equals +0 (key 0).
+template <class V>
+CORNERNET_INLINE V merge_zeros(V key) {
+  return key == -1 ? key & 0 : key;
+}
+
+// widen and narrow convert between stored bits and the type gradients are summed in, one
+// accumulator vector of `Bytes` bytes at a time.
+template <class Bits_, class Accumulator_, Bits_ Infinity, Bits_ QuietNaN>
+struct WideFormat {
+  using Bits = Bits_;
+  using Accumulator = Accumulator_;
+  static constexpr Bits kInfinity = Infinity;
+  static constexpr Bits kQuietNaN = QuietNaN;
+  template <int Bytes>
+  CORNERNET_INLINE static Vec<Accumulator, Bytes> widen(Vec<Bits, Bytes> bits) {
+    return (Vec<Accumulator, Bytes>)bits;
+  }
+  template <int Bytes>
+  CORNERNET_INLINE static Vec<Bits, Bytes> narrow(Vec<Accumulator, Bytes> value) {
+    return (Vec<Bits, Bytes>)value;
+  }
+};
+using Float64 = WideFormat<int64_t, double, 0x7ff0000000000000, 0x7ff8000000000000>;
+using Float32 = WideFormat<int32_t, float, 0x7f800000, 0x7fc00000>;
+
+struct BFloat16 {
+  using Bits = int16_t;
+  using Accumulator = float;
+  static constexpr Bits kInfinity = 0x7f80;
+  static constexpr Bits kQuietNaN = 0x7fc0;
+  template <int Bytes>
+  CORNERNET_INLINE static Vec<float, Bytes> widen(Vec<Bits, Bytes / 2> bits) {
+    return (Vec<float, Bytes>)(__builtin_convertvector(bits, Vec<int32_t, Bytes>) << 16);
+  }
+  template <int Bytes>  // rounds to nearest even, as torch does
+  CORNERNET_INLINE static Vec<Bits, Bytes / 2> narrow(Vec<float, Bytes> value) {
+    using Unsigned = Vec<uint32_t, Bytes>;
+    const Unsigned bits = (Unsigned)value;
+    const Unsigned rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Unsigned nan = Unsigned{} + uint32_t(kQuietNaN);
+    return __builtin_convertvector(value != value ? nan : rounded, Vec<Bits, Bytes / 2>);
+  }
+};
+
+struct Float16 {
+  using Bits = int16_t;
+  using Accumulator = float;
+  static constexpr Bits kInfinity = 0x7c00;
+  static constexpr Bits kQuietNaN = 0x7e00;
+  template <int Bytes>
+  CORNERNET_INLINE static Vec<float, Bytes> widen(Vec<Bits, Bytes / 2> bits) {
+    // Moves exponent and fraction into place and rescales by 2^(127 - 15); infinities and NaN then
+    // need the all-ones exponent back.
+    using Signed = Vec<int32_t, Bytes>;
+    const Signed wide = __builtin_convertvector(bits, Signed);
+    const Signed magnitude = (wide & 0x7fff) << 13;
+    const Vec<float, Bytes> scaled = (Vec<float, Bytes>)magnitude * 0x1p112f;
+    const Signed special = (wide & 0x7c00) == 0x7c00 ? Signed{} + 0x7f800000 : Signed{};
+    return (Vec<float, Bytes>)((Signed)scaled | special | ((wide & 0x8000) << 16));
+  }
+  template <int Bytes>  // rounds to nearest even; too large becomes infinite
+  CORNERNET_INLINE static Vec<Bits, Bytes / 2> narrow(Vec<float, Bytes> value) {
+    using Unsigned = Vec<uint32_t, Bytes>;
+    const Unsigned bits = (Unsigned)value;
+    const Unsigned magnitude = bits & 0x7fffffff;
+    // Normal halves: rebias the exponent and round at bit 13. The carry may reach infinity.
+    const Unsigned normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    // Subnormal halves: adding 1/2 (exponent of one unit = 2^-24) lets the adder do the rounding.
+    const Unsigned subnormal =
+        (Unsigned)((Vec<float, Bytes>)magnitude + 0.5f) - uint32_t(0x3f000000);
+    Unsigned half = magnitude < 0x38800000 ? subnormal : normal;
+    half = magnitude >= 0x47800000 ? Unsigned{} + uint32_t(kInfinity) : half;
+    half = magnitude > 0x7f800000 ? Unsigned{} + uint32_t(kQuietNaN) : half;
+    return __builtin_convertvector(half | ((bits >> 16) & 0x8000), Vec<Bits, Bytes / 2>);
+  }
+};
+
+// The integer type whose vectors serve as lane masks (0 or -1) for vectors of T.
+template <class T>
+struct MaskOf;
+template <>
+struct MaskOf<float> {
+  using type = int32_t;
+};
+template <>
+struct MaskOf<double> {
+  using type = int64_t;
+};
+
+template <class V, class T>
+CORNERNET_INLINE V load_vector(const T* source) {
+  V value;
+  std::memcpy(&value, source, sizeof(V));
+  return value;
+}
+
+template <class V, class T>
+CORNERNET_INLINE void store_vector(T* target, V value) {
+  std::memcpy(target, &value, sizeof(V));
+}
+
+template <class V>
+CORNERNET_INLINE V max_vector(V a, V b) {
+  return a > b ? a : b;
+}
+
+// Lane shuffles. `Step` lanes "earlier" means towards the start of the scan: lower lanes, or higher
+// lanes when Reverse.
+template <int Step, bool Reverse, class V, std::size_t... I>
+CORNERNET_INLINE V earlier_clamped(V v, std::index_sequence<I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(
+      v, v, (Reverse ? (int(I) + Step < n ? int(I) + Step : n - 1)
+                     : (int(I) >= Step ? int(I) - Step : 0))...);
+}
+
+// Lanes before the start of the scan come from `border`, whose lanes are all equal.
+template <int Step, bool Reverse, class V, std::size_t... I>
+CORNERNET_INLINE V earlier(V v, V border, std::index_sequence<I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(
+      v, border, (Reverse ? (int(I) + Step < n ? int(I) + Step : n)
+                          : (int(I) >= Step ? int(I) - Step : n))...);
+}
+
+// Every lane takes the value of the scan's last lane.
+template <bool Reverse, class V, std::size_t... I>
+CORNERNET_INLINE V broadcast_last(V v, std::index_sequence<I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(v, v, (int(I) * 0 + (Reverse ? 0 : n - 1))...);
+}
+
+}  // namespace cornernet_d2
