@@ -12,16 +12,23 @@ import os
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 
+# by folder, in the order of the category ids
+CLASSES = {
+    "shapes": ("ellipse", "rectangle", "triangle", "cross"),
+    "bccd": ("RBC", "WBC", "Platelets"),
+}
+
 
 def _register_all() -> None:
     root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
-    for folder in ("shapes", "bccd"):
+    for folder, classes in CLASSES.items():
         for split in ("train", "val"):
             name = f"{folder}_{split}"
             if name not in DatasetCatalog:  # a user's own set of that name stays
                 annotations = os.path.join(root, folder, "annotations", f"{split}.json")
                 images = os.path.join(root, folder, "images")
-                register_coco_instances(name, {}, annotations, images)
+                metadata = {"thing_classes": list(classes)}
+                register_coco_instances(name, metadata, annotations, images)
 
 
 _register_all()

@@ -2,7 +2,7 @@
 
     python -m cornernet_d2.tools.make_shapes --output datasets/shapes
 
-Five kinds of shape, turned and stretched, partly hidden by one another, on textured backgrounds
+Four kinds of shape, turned and stretched, partly hidden by one another, on textured backgrounds
 with clutter that carries no label. The boxes enclose what is visible of an object, to a quarter
 pixel. Equal flags give equal files: every image has a random stream of its own.
 
@@ -24,7 +24,9 @@ from typing import Any, Callable
 import cv2
 import numpy as np
 
-CATEGORIES = ("ellipse", "rectangle", "triangle", "cross", "ring")
+from cornernet_d2.data.builtin import CLASSES
+
+CATEGORIES = CLASSES["shapes"]
 SETTINGS_FILE = "shapes.json"
 SUPERSAMPLE = 4  # drawn on a grid 4 times finer, then averaged: smooth edges, quarter-pixel boxes
 SIDE_RANGE = (0.15, 0.85)  # longer side of an object over S: COCO's small to large when S >= 128
@@ -71,18 +73,11 @@ def _cross(mask: np.ndarray, place: Callable, axes: tuple[float, float]) -> None
     _rectangle(mask, place, (axes[0] * third, axes[1]))
 
 
-def _ring(mask: np.ndarray, place: Callable, axes: tuple[float, float]) -> None:
-    _ellipse(mask, place, axes)
-    hole = np.zeros_like(mask)
-    _ellipse(hole, place, (axes[0] * 0.55, axes[1] * 0.55))
-    mask[hole > 0] = 0
-
-
 def _fill(mask: np.ndarray, points: np.ndarray) -> None:
     cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 1)
 
 
-_DRAW = dict(zip(CATEGORIES, (_ellipse, _rectangle, _triangle, _cross, _ring)))
+_DRAW = dict(zip(CATEGORIES, (_ellipse, _rectangle, _triangle, _cross)))
 
 
 def _draw_shape(rng: np.random.Generator, category: str, grid: int) -> np.ndarray:

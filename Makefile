@@ -1,0 +1,86 @@
+# make quickstart   train a small CornerNet on synthetic shapes, evaluate it, draw what it finds
+# make test         run the tests
+# make lint         check format and style
+# make gpu-check    build, test and measure the CUDA operator on a machine that has a GPU
+# make setup        install only
+# make clean        remove what was built; data sets and trained models stay
+#
+# Everything is installed into the active virtual environment, or else into .venv. What imports
+# there already (torch, OpenCV, Detectron2) is used as it is.
+#   DETECTRON2_SOURCE=auto|installed|github|pypi   see cornernet_d2/tools/setup_detectron2.py
+#   PYTHON=python3.11                              what makes .venv
+
+PYTHON ?= python3
+DETECTRON2_SOURCE ?= auto
+export DETECTRON2_SOURCE
+
+# From the first torch with the stable C++ interface that the operator is built on, to the newest
+# one the tests have run with; torchvision's versions go in step.
+TORCH := "torch>=2.10,<2.15" "torchvision>=0.25,<0.30"
+# What every machine can import: opencv-python wants the system's libGL, and only adds windows.
+OPENCV := opencv-python-headless
+
+CONDA := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
+VENV := $(or $(VIRTUAL_ENV),$(CONDA),$(CURDIR)/.venv)
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install -q --disable-pip-version-check
+
+# One empty file per finished step. Those that depend on more than files have it in their name.
+STAMPS := $(VENV)/share/cornernet_d2
+BASE := $(STAMPS)/base
+DETECTRON2 := $(STAMPS)/detectron2-$(DETECTRON2_SOURCE)
+PROJECT := $(STAMPS)/project-$(subst /,_,$(CURDIR))
+TOOLS := $(STAMPS)/tools
+SOURCES := setup.py $(shell find cornernet_d2/csrc -type f)
+
+.PHONY: setup quickstart test lint gpu-check clean
+.DEFAULT_GOAL := setup
+
+setup: $(PROJECT)
+
+quickstart: setup
+	$(PY) -m cornernet_d2.tools.quickstart
+
+test: $(TOOLS)
+	$(PY) -m pytest -q tests
+
+lint: $(TOOLS)
+	$(PY) -m black --check -q .
+	$(PY) -m ruff check -q .
+
+gpu-check: $(TOOLS)
+	$(PY) -m cornernet_d2.tools.gpu_check
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis $(STAMPS)/project-*
+	rm -f cornernet_d2/*.so
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(PY):
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and \
+	'Python 3.10 or later is needed, this is ' + sys.version + ': make PYTHON=... names another')"
+	$(PYTHON) -m venv $(VENV)
+
+$(BASE): Makefile | $(PY)
+	@$(PY) -m pip --version > /dev/null 2>&1 || $(PY) -m ensurepip
+	@echo "Setting up $(VENV)"
+	$(PY) -c "import torch, torchvision" 2> /dev/null || $(INSTALL) $(TORCH)
+	$(PY) -c "import cv2" 2> /dev/null || $(INSTALL) $(OPENCV)
+	$(PY) -c "import pkg_resources, wheel, ninja" 2> /dev/null || \
+	$(INSTALL) "setuptools<81" wheel ninja
+	@mkdir -p $(STAMPS) && touch $@
+
+$(DETECTRON2): cornernet_d2/tools/setup_detectron2.py $(BASE)
+	$(PY) cornernet_d2/tools/setup_detectron2.py
+	@rm -f $(STAMPS)/detectron2-* && touch $@
+
+$(PROJECT): $(SOURCES) $(DETECTRON2)
+	$(INSTALL) --no-build-isolation --editable .
+	@$(PY) -c "from cornernet_d2.layers import is_compiled; print('Corner pooling:', \
+	'compiled' if is_compiled()['cpu'] else 'no compiled operator (is there a C++ compiler?), \
+	using the slower pure PyTorch one')"
+	@rm -f $(STAMPS)/project-* && touch $@
+
+$(TOOLS): Makefile | $(PROJECT)
+	$(INSTALL) pytest hypothesis onnx onnxruntime onnxscript psutil black ruff
+	@touch $@
