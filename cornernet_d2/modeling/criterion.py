@@ -20,7 +20,7 @@ Letters: N images, C classes, M objects in all images, h x w map pixels.
 """
 
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.distributed as dist
@@ -33,16 +33,38 @@ from .losses import OFFICIAL_CLAMP, OFFICIAL_EPS, heatmap_focal_loss, offset_los
 CONVENTIONS = ("default", "official", "mmdet")
 CORNERS = ("tl", "br")
 
+# Factors of the two heat map sums, of the two offset sums, and of the sums over images.
+Norms = Tuple[Sequence, Sequence, Union[float, torch.Tensor]]
+
 
 @dataclass
-class _Batch:
-    """The targets of a batch, joined and on the maps' device."""
+class TargetBatch:
+    """The targets of N images, joined, on the device of the maps."""
 
-    heatmaps: torch.Tensor  # (N, 2, C, h, w)
-    ignore: Optional[torch.Tensor]  # bool, same shape
-    image_index: torch.Tensor  # (M,) int64
-    cells: torch.Tensor  # (M, 2) int64
-    offsets: torch.Tensor  # (M, 2, 2)
+    heatmaps: torch.Tensor  # (N, 2, C, h, w), corner 0 is top-left
+    ignore: Optional[torch.Tensor]  # bool, same shape: neither positive nor negative
+    image_index: torch.Tensor  # (M,) int64, the image of each object
+    cells: torch.Tensor  # (M, 2) int64, flat map index of each corner
+    offsets: torch.Tensor  # (M, 2, 2) as (corner, xy), map pixels
+
+    @classmethod
+    def join(cls, targets: Sequence[CornerTargets], device: torch.device) -> "TargetBatch":
+        """Draw the heat maps of N targets of one map size on ``device`` and join the rest."""
+        targets = [t.to(device) for t in targets]
+        heatmaps, ignore = draw_heatmaps(targets)
+        objects = torch.tensor([len(t) for t in targets], device=device)
+        return cls(
+            heatmaps=heatmaps,
+            ignore=ignore,
+            image_index=torch.arange(len(targets), device=device).repeat_interleave(objects),
+            cells=torch.cat([t.cells for t in targets]),
+            offsets=torch.cat([t.offsets for t in targets]),
+        )
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """(objects, images) as floats (2,): what the default convention divides by."""
+        return self.offsets.new_tensor([len(self.cells), len(self.heatmaps)])
 
 
 class CornerCriterion:
@@ -82,34 +104,25 @@ class CornerCriterion:
             "offset": offset_weight,
         }
 
-    @staticmethod
-    def count(targets: Sequence[CornerTargets], device: torch.device) -> torch.Tensor:
-        """(objects, images) of a batch as a float tensor (2,): what the default divides by."""
-        objects = sum(len(t.classes) for t in targets)
-        return torch.tensor([objects, len(targets)], dtype=torch.float32, device=device)
-
     def __call__(
         self,
         stacks: Sequence[CornerMaps],
-        targets: Sequence[CornerTargets],
+        targets: TargetBatch,
         counts: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
         """Compute the losses.
 
         Args:
             stacks: maps of each stack, (N, ., h, w).
-            targets: N targets on maps of h x w, any device.
-            counts: what :meth:`count` gives for all batches whose gradients are accumulated
-                into one step; default: this batch alone.
+            targets: of the same N images, on the device of the maps.
+            counts: ``targets.counts`` summed over all batches whose gradients are accumulated
+                into one step; default: of this batch alone.
 
         Returns:
             loss_heatmap, loss_pull, loss_push, loss_offset: scalars, weighted, to be summed.
         """
-        device = stacks[0]["tl"]["heatmap"].device
-        batch = _join(targets, device)
-        if counts is None:
-            counts = self.count(targets, device)
-        terms = [self._stack_terms(maps, batch, counts) for maps in stacks]
+        norms = self._normalizers(targets, targets.counts if counts is None else counts)
+        terms = [self._stack_terms(maps, targets, norms) for maps in stacks]
         scale = 1.0 if self.convention == "mmdet" else 1.0 / len(stacks)
         return {
             f"loss_{name}": scale * weight * torch.stack([t[name] for t in terms]).sum()
@@ -117,9 +130,9 @@ class CornerCriterion:
         }
 
     def _stack_terms(
-        self, maps: CornerMaps, batch: _Batch, counts: torch.Tensor
+        self, maps: CornerMaps, batch: TargetBatch, norms: Norms
     ) -> Dict[str, torch.Tensor]:
-        heatmap_norms, offset_norms, image_norm = self._normalizers(batch, counts)
+        heatmap_norms, offset_norms, image_norm = norms
         heatmap, offset = 0.0, 0.0
         for i, corner in enumerate(CORNERS):
             heatmap = heatmap + heatmap_norms[i] * heatmap_focal_loss(
@@ -130,10 +143,10 @@ class CornerCriterion:
                 beta=self.beta,
                 clamp=OFFICIAL_CLAMP if self.convention == "official" else 0.0,
             )
-            predicted = _at_cells(maps[corner]["offset"], batch.image_index, batch.cells[:, i])
+            predicted = at_cells(maps[corner]["offset"], batch.image_index, batch.cells[:, i])
             offset = offset + offset_norms[i] * offset_loss(predicted, batch.offsets[:, i])
         tl, br = (
-            _at_cells(maps[corner]["embedding"], batch.image_index, batch.cells[:, i])[:, 0]
+            at_cells(maps[corner]["embedding"], batch.image_index, batch.cells[:, i])[:, 0]
             for i, corner in enumerate(CORNERS)
         )
         pull, push = pull_push_loss(
@@ -151,8 +164,7 @@ class CornerCriterion:
             "push": image_norm * push.sum(),
         }
 
-    def _normalizers(self, batch: _Batch, counts: torch.Tensor):
-        """Factors of the heat map sums (2,), the offset sums (2,) and the sums over images."""
+    def _normalizers(self, batch: TargetBatch, counts: torch.Tensor) -> Norms:
         if self.convention == "default":
             objects, images = _mean_over_processes(counts)
             per_object = (1 / objects).expand(2)
@@ -177,22 +189,6 @@ def _mean_over_processes(counts: torch.Tensor) -> torch.Tensor:
     return counts.clamp(min=1) / world_size
 
 
-def _join(targets: Sequence[CornerTargets], device: torch.device) -> _Batch:
-    targets = [t.to(device) for t in targets]
-    heatmaps, ignore = draw_heatmaps(targets)
-    sizes: List[int] = [len(t.classes) for t in targets]
-    index = torch.repeat_interleave(
-        torch.arange(len(targets), device=device), torch.tensor(sizes, device=device)
-    )
-    return _Batch(
-        heatmaps=heatmaps,
-        ignore=ignore,
-        image_index=index,
-        cells=torch.cat([t.cells for t in targets]),
-        offsets=torch.cat([t.offsets for t in targets]),
-    )
-
-
-def _at_cells(x: torch.Tensor, image_index: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+def at_cells(x: torch.Tensor, image_index: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     """Values of (N, D, h, w) at flat cells of given images: (M, D)."""
     return x[image_index, :, cells // x.shape[-1], cells % x.shape[-1]]

@@ -1,0 +1,238 @@
+"""The CornerNet meta-architecture: list of dicts in, losses or Instances out.
+
+Letters: N images, C classes, H x W canvas (the padded image that the network sees, pixels),
+h x w map pixels.
+"""
+
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
+from torch import nn
+
+from ..targets import CornerTargetGenerator, CornerTargets, canvas_size
+from . import monitoring
+from .corner_head import CornerHead, CornerMaps
+from .criterion import CornerCriterion, TargetBatch
+from .canvas import pad_to_canvas
+from .postprocess import CornerInference
+
+Size = Tuple[int, int]
+
+
+@META_ARCH_REGISTRY.register()
+class CornerNet(nn.Module):
+    """Objects as pairs of corners (Law & Deng, ECCV 2018).
+
+    Takes what Detectron2's mappers make. In training the dicts may carry "corner_targets" of
+    :class:`CornerNetDatasetMapper`; without, targets are made here from "instances".
+
+    Args:
+        backbone: gives feature maps of one stride; the last in ``in_features`` is the best.
+        num_classes: C.
+        criterion: the losses.
+        target_generator: makes targets where the mapper made none that fit.
+        inference: decoding, test-time augmentation and soft-NMS.
+        pixel_mean, pixel_std: per channel, in ``input_format``'s order, 0..255 scale.
+        padding: how images are placed on the canvas; see ``MODEL.CORNERNET.PADDING``.
+        in_features: names of the backbone outputs that get a head each; empty: all of them.
+        head_width, pool_width, norm: see :class:`CornerHead`.
+        recompute_head: recompute the head's activations in the backward pass.
+        channels_last: keep weights and activations in that memory format.
+        input_format: "BGR" or "RGB"; for pictures in TensorBoard alone.
+        vis_period: iterations between pictures in TensorBoard; 0 for none.
+
+    Raises:
+        ValueError: an unknown feature, or features of different strides.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        num_classes: int,
+        criterion: CornerCriterion,
+        target_generator: CornerTargetGenerator,
+        inference: CornerInference,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        padding: str = "bottom_right",
+        in_features: Sequence[str] = (),
+        head_width: int = 256,
+        pool_width: int = 128,
+        norm: str = "BN",
+        recompute_head: bool = False,
+        channels_last: bool = False,
+        input_format: str = "BGR",
+        vis_period: int = 0,
+    ):
+        super().__init__()
+        shapes = backbone.output_shape()
+        self.in_features = list(in_features) or list(shapes)
+        _check_features(self.in_features, shapes, target_generator.stride)
+        self.backbone = backbone
+        self.head = nn.ModuleList(
+            CornerHead(
+                shapes[name].channels, num_classes, head_width, pool_width, norm, recompute_head
+            )
+            for name in self.in_features
+        )
+        self.criterion = criterion
+        self.target_generator = target_generator
+        self.detections = inference
+        self.padding = padding
+        self.input_format, self.vis_period = input_format, vis_period
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
+        # Set by a trainer that accumulates gradients over several batches: what
+        # :meth:`count_targets` gives for all of them together.
+        self.loss_counts: Optional[torch.Tensor] = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict:
+        backbone = build_backbone(cfg)
+        settings = cfg.MODEL.CORNERNET
+        in_features = settings.IN_FEATURES or list(backbone.output_shape())
+        loss, targets = settings.LOSS, settings.TARGETS
+        return {
+            "backbone": backbone,
+            "num_classes": settings.NUM_CLASSES,
+            "criterion": CornerCriterion(
+                convention=loss.CONVENTION,
+                alpha=loss.ALPHA,
+                beta=loss.BETA,
+                pull_weight=loss.PULL_WEIGHT,
+                push_weight=loss.PUSH_WEIGHT,
+                push_margin=loss.PUSH_MARGIN,
+                offset_weight=loss.OFFSET_WEIGHT,
+            ),
+            "target_generator": CornerTargetGenerator(
+                settings.NUM_CLASSES,
+                stride=backbone.output_shape()[in_features[-1]].stride,
+                min_overlap=targets.MIN_OVERLAP,
+                formula=targets.RADIUS_FORMULA,
+                fixed_radius=targets.FIXED_RADIUS,
+                gaussian=targets.GAUSSIAN,
+            ),
+            "inference": CornerInference.from_config(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "padding": settings.PADDING,
+            "in_features": in_features,
+            "head_width": settings.HEAD_WIDTH,
+            "pool_width": settings.POOL_WIDTH,
+            "norm": settings.NORM,
+            "recompute_head": cfg.MODEL.HOURGLASS.CHECKPOINT != "none",
+            "channels_last": settings.CHANNELS_LAST,
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: List[Dict]) -> object:
+        """
+        Args:
+            batched_inputs: N dicts as Detectron2 defines them: "image" (3, H, W) in 0..255,
+                "height" and "width" of the output, and in training "instances" with gt_boxes
+                (xyxy, pixels of "image") and gt_classes, or "corner_targets".
+
+        Returns:
+            in training loss_heatmap, loss_pull, loss_push and loss_offset, to be summed; else
+            N dicts with "instances": pred_boxes (xyxy, output pixels), scores, pred_classes.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        images, borders = self.preprocess_image(batched_inputs)
+        targets = self.corner_targets(batched_inputs, images.shape[-2:], borders)
+        targets = TargetBatch.join(targets, self.device)
+        stacks = self.corner_maps(images)
+        losses = self.criterion(stacks, targets, self.loss_counts)
+        monitoring.log_batch(stacks[-1], targets)
+        return losses
+
+    def corner_maps(self, images: torch.Tensor) -> List[CornerMaps]:
+        """Normalised images (N, 3, H, W) -> maps of every stack; see :class:`CornerHead`."""
+        features = self.backbone(images.contiguous(memory_format=self.memory_format))
+        return [head(features[name]) for head, name in zip(self.head, self.in_features)]
+
+    def best_maps(self, images: torch.Tensor) -> CornerMaps:
+        """The maps of the last stack alone, as inference needs them."""
+        features = self.backbone(images.contiguous(memory_format=self.memory_format))
+        return self.head[-1](features[self.in_features[-1]])
+
+    def inference(self, batched_inputs: List[Dict], do_postprocess: bool = True) -> List:
+        """Detect objects; without ``do_postprocess``, Instances in pixels of "image"."""
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        results: List[Instances] = self.detections(self, images)
+        if not do_postprocess:
+            return results
+        outputs = []
+        for x, result in zip(batched_inputs, results):
+            height = x.get("height", result.image_size[0])
+            width = x.get("width", result.image_size[1])
+            outputs.append({"instances": detector_postprocess(result, height, width)})
+        return outputs
+
+    def preprocess_image(self, batched_inputs: List[Dict]) -> Tuple[torch.Tensor, List[Size]]:
+        """Normalised images on one canvas (N, 3, H, W), and (top, left) of each on it, pixels."""
+        return pad_to_canvas(
+            [x["image"].to(self.device) for x in batched_inputs],
+            self.pixel_mean,
+            self.pixel_std,
+            max(self.backbone.size_divisibility, self.target_generator.stride),
+            self.padding,
+        )
+
+    def count_targets(self, batched_inputs: List[Dict]) -> torch.Tensor:
+        """(objects, images) that a batch's losses are divided by, to add up for ``loss_counts``."""
+        canvas, borders = self.canvas(batched_inputs)
+        targets = self.corner_targets(batched_inputs, canvas, borders)
+        return self.pixel_mean.new_tensor([sum(len(t) for t in targets), len(targets)])
+
+    def corner_targets(
+        self, batched_inputs: List[Dict], canvas: Size, borders: Sequence[Size]
+    ) -> List[CornerTargets]:
+        """The mapper's targets where they fit the canvas (H, W), else made from "instances"."""
+        stride = self.target_generator.stride
+        map_size = (-(-canvas[0] // stride), -(-canvas[1] // stride))
+        ratio = (map_size[0] / canvas[0], map_size[1] / canvas[1])
+        targets = []
+        for x, border in zip(batched_inputs, borders):
+            ready = x.get("corner_targets")
+            if ready is not None and ready.ratio == ratio and border == (0, 0):
+                targets.append(ready.padded(map_size))
+            elif "instances" in x:
+                instances = x["instances"].to(self.device)
+                top, left = border
+                shift = torch.tensor([left, top, left, top], device=self.device)
+                boxes = instances.gt_boxes.tensor + shift
+                targets.append(self.target_generator(boxes, instances.gt_classes, canvas))
+            else:
+                raise ValueError(
+                    "training needs 'instances' (or 'corner_targets' that fit the canvas) in "
+                    f"every dict; the one of {x.get('file_name', 'an image')} has {sorted(x)}"
+                )
+        return targets
+
+
+def _check_features(names: Sequence[str], shapes: Dict[str, ShapeSpec], stride: int) -> None:
+    for name in names:
+        if name not in shapes:
+            raise ValueError(
+                f"MODEL.CORNERNET.IN_FEATURES names {name!r}; the backbone has {list(shapes)}"
+            )
+        if shapes[name].stride != stride:
+            raise ValueError(
+                f"feature {name!r} has stride {shapes[name].stride}, the targets {stride}: "
+                "MODEL.CORNERNET.IN_FEATURES must name features of one stride"
+            )

@@ -1,0 +1,57 @@
+"""What a training run logs besides its losses: counts, and how well embeddings tell pairs apart.
+
+Letters: N images, M objects, h x w map pixels.
+"""
+
+from typing import Optional
+
+import torch
+from detectron2.utils.events import EventStorage, get_event_storage
+
+from .corner_head import CornerMaps
+from .criterion import TargetBatch, at_cells
+
+# Reading a value back waits for the device, so that scalars are logged every so many iterations:
+# as often as Detectron2's writers print them.
+PERIOD = 20
+
+
+def current_storage() -> Optional[EventStorage]:
+    """The active EventStorage, None in a plain training loop that has none."""
+    try:
+        return get_event_storage()
+    except AssertionError:
+        return None
+
+
+@torch.no_grad()
+def log_batch(maps: CornerMaps, targets: TargetBatch) -> None:
+    """Put the number of objects and the embedding distances of a batch into the EventStorage.
+
+    "embedding/within" is the mean distance of an object's two corners, "embedding/between" the
+    mean distance of an object's mean embedding to its nearest neighbour's in the image (M >= 2).
+    Pairs are found as long as the first is well below, the second well above the threshold.
+
+    Args:
+        maps: of the last stack, (N, ., h, w).
+        targets: of the same images.
+    """
+    storage = current_storage()
+    if storage is None or storage.iter % PERIOD:
+        return
+    storage.put_scalar("objects_per_batch", len(targets.cells), smoothing_hint=False)
+    if not len(targets.cells):
+        return
+    tl, br = (
+        at_cells(maps[corner]["embedding"].float(), targets.image_index, targets.cells[:, i])[:, 0]
+        for i, corner in enumerate(("tl", "br"))
+    )
+    storage.put_scalar("embedding/within", (tl - br).abs().mean(), smoothing_hint=False)
+    mean = (tl + br) / 2
+    distance = (mean[:, None] - mean[None, :]).abs()
+    apart = targets.image_index[:, None] != targets.image_index[None, :]
+    distance = distance.masked_fill(apart, torch.inf).fill_diagonal_(torch.inf)
+    nearest = distance.min(dim=1).values
+    nearest = nearest[nearest.isfinite()]
+    if len(nearest):
+        storage.put_scalar("embedding/between", nearest.mean(), smoothing_hint=False)
