@@ -12,9 +12,9 @@ except ImportError as error:
         "clone of the project, or follow https://detectron2.readthedocs.io/tutorials/install.html"
     ) from error
 
-from . import modeling  # noqa: F401
+from . import model_zoo, modeling  # noqa: F401
 from .config import add_cornernet_config
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "add_cornernet_config"]
+__all__ = ["__version__", "add_cornernet_config", "model_zoo"]
