@@ -1,0 +1,184 @@
+"""Checks of a dataset before it is trained on: what would crash later, or train on nonsense.
+
+They run once over Detectron2's dataset dicts and name file, image id, annotation and fix.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+
+from .reading import describe_image, read_image
+
+SHOWN = 10  # problems listed in one message
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One fault of a dataset.
+
+    Attributes:
+        text: image, annotation, fault and fix.
+        fatal: training must not start; otherwise what is at fault is left out of training.
+    """
+
+    text: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def boxes_xyxy(annotations: Sequence[Mapping]) -> np.ndarray:
+    """(M, 4) float64 ``x0 y0 x1 y1`` in pixels of the boxes of Detectron2 annotations."""
+    boxes = np.array([obj["bbox"] for obj in annotations], dtype=np.float64).reshape(-1, 4)
+    modes = [obj["bbox_mode"] for obj in annotations]
+    for mode in set(modes) - {BoxMode.XYXY_ABS}:
+        chosen = np.array([m == mode for m in modes])
+        boxes[chosen] = BoxMode.convert(boxes[chosen], BoxMode(mode), BoxMode.XYXY_ABS)
+    return boxes
+
+
+def annotation_problems(dataset_dict: Mapping, num_classes: int) -> list[Problem]:
+    """Faults of one image's boxes and class ids.
+
+    Fatal: no annotations at all, no box, NaN or infinity, reversed corners, a class id outside
+    [0, ``num_classes``). Left out of training: boxes without area or outside the image.
+    """
+    image = describe_image(dataset_dict)
+    if "annotations" not in dataset_dict:
+        return [Problem(f"{image} has no 'annotations'; give an empty list if it shows no object")]
+    annotations = dataset_dict["annotations"]
+    try:
+        boxes = boxes_xyxy(annotations)
+    except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError):
+        return [
+            Problem(
+                f"{image}, annotation {i}: no box of 4 numbers with an absolute bbox_mode in "
+                f"{dict(obj)}; correct or remove it"
+            )
+            for i, obj in enumerate(annotations)
+            if not _has_box(obj)
+        ]
+    problems = _class_problems(image, annotations, num_classes)
+    size = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    limits = np.array([dataset_dict.get(key, np.inf) for key in ("width", "height")])
+    outside = ((boxes[:, :2] >= limits) | (boxes[:, 2:] <= 0)).any(axis=1)
+    faults = (  # in order of precedence
+        (~np.isfinite(boxes).all(axis=1), "is not finite", "correct or remove it", True),
+        (size < 0, "has reversed corners (x1 < x0 or y1 < y0)", "swap or remove it", True),
+        (size == 0, "has no area", "remove it", False),
+        (outside, "lies outside the image", "correct or remove it", False),
+    )
+    if not any(mask.any() for mask, *_ in faults):
+        return problems
+    for i, box in enumerate(boxes.tolist()):
+        for mask, fault, fix, fatal in faults:
+            if mask[i]:
+                text = f"{image}, annotation {i}: box {box} (x0 y0 x1 y1) {fault}; {fix}"
+                problems.append(Problem(text, fatal))
+                break
+    return problems
+
+
+def _has_box(annotation: Mapping) -> bool:
+    try:
+        return len(boxes_xyxy([annotation])) == 1
+    except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError):
+        return False
+
+
+def _class_problems(image: str, annotations: Sequence[Mapping], num_classes: int) -> list[Problem]:
+    problems = []
+    for i, obj in enumerate(annotations):
+        category = obj.get("category_id")
+        if not isinstance(category, (int, np.integer)) or not 0 <= category < num_classes:
+            problems.append(
+                Problem(
+                    f"{image}, annotation {i}: category_id {category!r} is outside [0, "
+                    f"{num_classes}); set MODEL.CORNERNET.NUM_CLASSES to the number of classes of "
+                    "the dataset, or map its ids to 0, 1, 2, ..."
+                )
+            )
+    return problems
+
+
+def dataset_problems(
+    dataset_dicts: Iterable[Mapping],
+    num_classes: int,
+    thing_classes: Sequence[str] | None = None,
+    read_images: bool = False,
+    image_format: str = "BGR",
+) -> Iterator[Problem]:
+    """Every fault of a dataset, in its order.
+
+    Args:
+        dataset_dicts: in Detectron2's format.
+        num_classes: classes of the model, ``MODEL.CORNERNET.NUM_CLASSES``.
+        thing_classes: names of the dataset's classes, if known.
+        read_images: decode every image as well; minutes for a large set.
+        image_format: ``INPUT.FORMAT``.
+    """
+    if thing_classes is not None and len(thing_classes) != num_classes:
+        yield Problem(
+            f"the dataset has {len(thing_classes)} classes ({', '.join(thing_classes[:5])}, ...), "
+            f"the model {num_classes}; set MODEL.CORNERNET.NUM_CLASSES {len(thing_classes)}"
+        )
+    files: dict = {}
+    for dataset_dict in dataset_dicts:
+        image = describe_image(dataset_dict)
+        file_name, image_id = dataset_dict.get("file_name"), dataset_dict.get("image_id")
+        if files.setdefault(image_id, file_name) != file_name:
+            yield Problem(f"{image}: its id is also that of {files[image_id]}; give it another")
+        if min(dataset_dict.get("width", 1), dataset_dict.get("height", 1)) < 1:
+            yield Problem(f"{image}: width or height below 1; correct them in the dataset")
+        if not file_name or not PathManager.isfile(file_name):
+            yield Problem(
+                f"{image}: there is no such file; correct the image folder or restore the file"
+            )
+        elif read_images:
+            try:
+                read_image(dataset_dict, image_format)
+            except ValueError as error:
+                yield Problem(str(error))
+        yield from annotation_problems(dataset_dict, num_classes)
+
+
+def validate_dataset(
+    dataset_dicts: Iterable[Mapping],
+    num_classes: int,
+    thing_classes: Sequence[str] | None = None,
+    name: str = "the dataset",
+    read_images: bool = False,
+    image_format: str = "BGR",
+) -> None:
+    """Refuse a dataset with a fatal fault, and log what will be left out of training.
+
+    Arguments are those of :func:`dataset_problems`, and the dataset's name for messages.
+
+    Raises:
+        ValueError: naming the first faults; ``tools.check_dataset`` lists all.
+    """
+    problems = list(
+        dataset_problems(dataset_dicts, num_classes, thing_classes, read_images, image_format)
+    )
+    fatal = [problem for problem in problems if problem.fatal]
+    if fatal:
+        raise ValueError(f"{name} cannot be trained on:\n" + _listed(fatal))
+    if problems:
+        logger.warning("%s: left out of training:\n%s", name, _listed(problems))
+
+
+def _listed(problems: Sequence[Problem]) -> str:
+    lines = [f"  {problem}" for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(
+            f"  and {len(problems) - SHOWN} more; `python -m cornernet_d2.tools.check_dataset` "
+            "lists all"
+        )
+    return "\n".join(lines)
