@@ -48,7 +48,7 @@ def batched_soft_nms(
         ValueError: the method is unknown, or sigma is not above 0.
     """
     new_scores, _ = _soft_nms(
-        boxes, scores, None, classes, method, sigma, iou_threshold, min_score, 0.0
+        boxes, scores, None, classes, method, sigma, iou_threshold, min_score, None
     )
     return _best_first(new_scores, min_score)
 
@@ -82,8 +82,6 @@ def batched_soft_nms_merge(
     Raises:
         ValueError: the method is unknown, or sigma or exponent is not above 0.
     """
-    if not exponent > 0:
-        raise ValueError(f"soft-NMS merge exponent must be above 0, got {exponent}")
     new_scores, new_boxes = _soft_nms(
         boxes, scores, corner_scores, classes, method, sigma, iou_threshold, min_score, exponent
     )
@@ -132,12 +130,14 @@ def decay(iou: Tensor, method: str, sigma: float, iou_threshold: float) -> Tenso
     return torch.where(iou > iou_threshold, 1 - iou if method == "linear" else 0.0, 1.0)
 
 
-def check_settings(method: str, sigma: float) -> None:
-    """Raises ValueError for an unknown method or a sigma that is not above 0."""
+def check_settings(method: str, sigma: float, merge_exponent: float | None = None) -> None:
+    """Raises ValueError for an unknown method, or a sigma or exponent that is not above 0."""
     if method not in METHODS:
         raise ValueError(f"soft-NMS method must be one of {METHODS}, got {method!r}")
     if not sigma > 0:
         raise ValueError(f"soft-NMS sigma must be above 0, got {sigma}")
+    if merge_exponent is not None and not merge_exponent > 0:
+        raise ValueError(f"merge exponent must be above 0, got {merge_exponent}")
 
 
 def _best_first(new_scores: Tensor, min_score: float) -> tuple[Tensor, Tensor]:
@@ -155,10 +155,10 @@ def _soft_nms(
     sigma: float,
     iou_threshold: float,
     min_score: float,
-    exponent: float,
+    exponent: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Returns (M,) new scores, 0 for boxes never taken, and (M, 4) boxes, merged if asked."""
-    check_settings(method, sigma)
+    check_settings(method, sigma, exponent)
     boxes, scores = boxes.float(), scores.float().nan_to_num(nan=0.0)
     if len(boxes) == 0:
         return scores, boxes

@@ -63,9 +63,9 @@ def official_soft_nms(
         merge_exponent: merge boxes with this exponent (the authors': 8, or 10); None: do not.
 
     Raises:
-        ValueError: the method is unknown, or sigma is not above 0.
+        ValueError: the method is unknown, or sigma or merge_exponent is not above 0.
     """
-    check_settings(method, sigma)
+    check_settings(method, sigma, merge_exponent)
     boxes, scores = boxes.float(), scores.float()
     if len(boxes) == 0:
         return OfficialRows(boxes, scores, classes, torch.zeros_like(classes, dtype=torch.bool))
