@@ -6,7 +6,6 @@ from typing import Any, Dict, List, Optional
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.train_loop import TrainerBase
@@ -17,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from torch import distributed as dist
 from torch import nn
 
+from ..data import CornerNetDatasetMapper
 from .checkpointer import TrainingCheckpointer
 from .ema import EMAHook, averaged_weights, build_ema
 from .evaluation import build_evaluator
@@ -139,7 +139,7 @@ class CornerNetTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
-        return build_train_loader(cfg, DatasetMapper(cfg, True))
+        return build_train_loader(cfg, CornerNetDatasetMapper(cfg, is_train=True))
 
     @classmethod
     def build_evaluator(
