@@ -212,17 +212,21 @@ class CornerNet(nn.Module):
             if ready is not None and ready.ratio == ratio and border == (0, 0):
                 targets.append(ready.padded(map_size))
             elif "instances" in x:
-                instances = x["instances"].to(self.device)
-                top, left = border
-                shift = torch.tensor([left, top, left, top], device=self.device)
-                boxes = instances.gt_boxes.tensor + shift
-                targets.append(self.target_generator(boxes, instances.gt_classes, canvas))
+                boxes, classes = self._on_canvas(x["instances"], border)
+                ignored = self._on_canvas(x["ignored"], border) if "ignored" in x else ()
+                targets.append(self.target_generator(boxes, classes, canvas, *ignored))
             else:
                 raise ValueError(
                     "training needs 'instances' (or 'corner_targets' that fit the canvas) in "
                     f"every dict; the one of {x.get('file_name', 'an image')} has {sorted(x)}"
                 )
         return targets
+
+    def _on_canvas(self, instances: Instances, border: Size) -> Tuple[torch.Tensor, torch.Tensor]:
+        top, left = border
+        boxes = instances.gt_boxes.tensor.to(self.device)
+        shift = boxes.new_tensor([left, top, left, top])
+        return boxes + shift, instances.gt_classes.to(self.device)
 
 
 def _check_features(names: Sequence[str], shapes: Dict[str, ShapeSpec], stride: int) -> None:
