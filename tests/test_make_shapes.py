@@ -90,7 +90,7 @@ def test_boxes_enclose_exactly_what_is_visible(monkeypatch: pytest.MonkeyPatch) 
         assert 0 <= xs.min() - np.floor(low[0]) <= 1 and 0 <= ys.min() - np.floor(low[1]) <= 1
         assert 0 <= np.ceil(high[0]) - 1 - xs.max() <= 1
         assert 0 <= np.ceil(high[1]) - 1 - ys.max() <= 1
-        assert 0.2 * width * height < item["area"] <= width * height
+        assert item["area"] == width * height
 
 
 def test_default_set_has_every_class_size_and_overlap() -> None:
@@ -106,7 +106,7 @@ def test_default_set_has_every_class_size_and_overlap() -> None:
         boxes += [item["area"] for item in items]
         classes |= {item["category_id"] for item in items}
     assert classes == set(range(1, len(CATEGORIES) + 1))
-    assert min(boxes) < 32**2 and max(boxes) > 64**2
+    assert min(boxes) < 32**2 and max(boxes) > 96**2
     assert overlapping > 20
 
 

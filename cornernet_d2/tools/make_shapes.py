@@ -28,6 +28,7 @@ from cornernet_d2.data.builtin import CLASSES
 
 CATEGORIES = CLASSES["shapes"]
 SETTINGS_FILE = "shapes.json"
+VERSION = 1  # to be raised when equal settings come to give other files
 SUPERSAMPLE = 4  # drawn on a grid 4 times finer, then averaged: smooth edges, quarter-pixel boxes
 SIDE_RANGE = (0.15, 0.85)  # longer side of an object over S: COCO's small to large when S >= 128
 ASPECT_RANGE = (0.6, 1.0)  # shorter side over longer side, before turning
@@ -143,14 +144,14 @@ def draw_image(
 
     Returns:
         The (S, S, 3) uint8 BGR picture and one dict per object with ``category_id`` (from 1),
-        ``bbox`` ([x, y, width, height] of the visible part, image pixels) and ``area`` (visible
-        square pixels).
+        ``bbox`` ([x, y, width, height] of the visible part, image pixels) and ``area`` (of the
+        box, square pixels: what COCO sorts small, medium and large by).
     """
     grid = size * SUPERSAMPLE
     background = _background(rng, size)
     colours = [background.mean((0, 1))]
     owner = np.zeros((grid, grid), np.uint8)  # which object a point shows, 0 = background
-    drawn, kinds = [1], [0]  # points that each object covered when it was drawn; its category
+    drawn, kinds = [0], []  # points that an object (1, 2, ...) covered when drawn; its category
     for _ in range(rng.integers(1, objects + 1)):
         kind = int(rng.integers(len(CATEGORIES)))
         for _ in range(PLACEMENT_TRIES):
@@ -165,13 +166,10 @@ def draw_image(
                 break
     image = _compose(background, owner, np.array(colours))
     image += rng.normal(0, 4, image.shape)
+    boxes = [_visible_box(owner == index) for index in range(1, len(drawn))]
     annotations = [
-        {
-            "category_id": kinds[index] + 1,
-            "bbox": _visible_box(owner == index),
-            "area": int((owner == index).sum()) / SUPERSAMPLE**2,
-        }
-        for index in range(1, len(drawn))
+        {"category_id": kind + 1, "bbox": box, "area": box[2] * box[3]}
+        for kind, box in zip(kinds, boxes)
     ]
     return np.clip(np.round(image), 0, 255).astype(np.uint8), annotations
 
@@ -232,7 +230,7 @@ def make_shapes(output: Path, settings: Settings = Settings()) -> bool:
         ValueError: the folder holds anything else; nothing in it is changed.
     """
     output = Path(output)
-    wanted = asdict(settings)
+    wanted = asdict(settings) | {"version": VERSION}
     if _holds(output, wanted):
         return False
     output.parent.mkdir(parents=True, exist_ok=True)

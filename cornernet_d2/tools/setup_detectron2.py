@@ -36,7 +36,6 @@ COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # main of June 2026
 ARCHIVE_URL = f"https://github.com/facebookresearch/detectron2/archive/{COMMIT}.tar.gz"
 CONNECT_SECONDS, DOWNLOAD_SECONDS = 10, 120  # a machine without that network learns so at once
 PYPI_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
-PYPI_REQUIREMENT = f"pb1-detectron2==0.6 --hash=sha256:{PYPI_SHA256}"
 # pip 25.3 began to refuse this upload for a URL among its optional dependencies
 DOWNLOADER = "pip==25.2"
 
@@ -77,8 +76,8 @@ def __getattr__(name: str):
         "Build Detectron2 from its repository to use it."
     )
 '''
-# The later Detectron2 falls back like this by itself; v0.6 would stop in COCOEvaluator.
-_STUB_FAST_EVAL = '''"""Stands for the compiled COCO evaluation; pycocotools gives the same numbers."""
+# Later versions fall back like this by themselves; v0.6 would stop in COCOEvaluator.
+_STUB_FAST_EVAL = '''"""Stands for the compiled COCO evaluation; pycocotools gives equal numbers."""
 
 from pycocotools.cocoeval import COCOeval as COCOeval_opt  # noqa: F401
 '''
@@ -148,9 +147,7 @@ def installed_version() -> str | None:
 
 
 def _pip(*arguments: str, path: Path | None = None) -> None:
-    environment = dict(os.environ)
-    if path is not None:
-        environment["PYTHONPATH"] = str(path)
+    environment = os.environ | ({"PYTHONPATH": str(path)} if path else {})
     command = [sys.executable, "-m", "pip", *arguments]
     if subprocess.run(command, env=environment).returncode:
         raise SetupError(f"failed: {' '.join(command)}")
@@ -180,17 +177,15 @@ def fetch_pypi(folder: Path) -> Path:
     if util.find_spec("torch") is None:
         raise SetupError("install torch first: the package's own setup.py imports it")
     requirements = folder / "requirements.txt"
-    requirements.write_text(PYPI_REQUIREMENT + "\n")
+    requirements.write_text(f"pb1-detectron2==0.6 --hash=sha256:{PYPI_SHA256}\n")
     _pip("install", "-q", "--no-deps", "--target", str(folder / "pip"), DOWNLOADER)
     _pip("install", "-q", "setuptools<81", "wheel")  # what reads the package's own metadata
     flags = ("--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--require-hashes")
     options = ("-q", "--disable-pip-version-check", *flags, "-d", str(folder))
     _pip("download", *options, "-r", str(requirements), path=folder / "pip")
-    archives = list(folder.glob("pb1*.tar.gz"))
-    if len(archives) != 1:
-        raise SetupError(f"expected one source archive, found {archives}")
-    verify(archives[0])
-    return archives[0]
+    (archive,) = folder.glob("pb1*.tar.gz")
+    verify(archive)
+    return archive
 
 
 def verify(archive: Path) -> None:
@@ -228,8 +223,7 @@ def build_wheel(archive: Path, source: Source, folder: Path) -> Path:
         raise SetupError(f"{archive.name} holds no Detectron2")
     files |= {name: text.encode() for name, text in source.stubs.items()}
     info = f"detectron2-{source.version}.dist-info"
-    if "LICENSE" in files:
-        files[f"{info}/LICENSE"] = files.pop("LICENSE")
+    files[f"{info}/LICENSE"] = files.pop("LICENSE", b"")
     header = ["Metadata-Version: 2.1", "Name: detectron2", f"Version: {source.version}"]
     header += [f"Requires-Dist: {requirement}" for requirement in source.requires]
     files[f"{info}/METADATA"] = "\n".join([*header, ""]).encode()
@@ -267,18 +261,18 @@ def provide(wanted: str) -> str:
         SetupError: it cannot be had that way; no Detectron2 that was there has been changed.
     """
     found, version = probe(), installed_version()
-    if wanted in ("auto", "installed"):
-        if found:
-            return f"installed: {found}"
-        if wanted == "installed":
-            raise SetupError("DETECTRON2_SOURCE=installed, but no Detectron2 imports")
+    if found and wanted in ("auto", "installed"):
+        return f"installed: {found}"
+    if wanted == "installed":
+        raise SetupError("DETECTRON2_SOURCE=installed, but there is none")
+    if wanted == "auto":
+        wanted = "github"
         try:
-            _install("github")
-            wanted = "github"
+            _install(wanted)
         except SetupError as error:
             print(f"{error}; using the copy of v0.6 on the Python package index", flush=True)
-            _install("pypi")
             wanted = "pypi"
+            _install(wanted)
     elif found and "+pure" not in (version or ""):
         raise SetupError(
             f"Detectron2 {found} was not installed by this script and is left alone: "
