@@ -25,17 +25,21 @@ def pad_to_canvas(
     pixel_std: Tensor,
     divisibility: int,
     padding: str = "bottom_right",
+    *,
+    training: bool = False,
 ) -> tuple[Tensor, list[Size]]:
     """Normalise images and place them on one canvas, as large as the largest needs.
 
     Padding "bottom_right" and "center_mean" is 0 after normalising, "center_black" before. The
-    authors and mmdetection, whose convention the centred modes are, copy an image only up to the
-    canvas' last row and column: one that fills the canvas loses its own last row or column.
+    authors and mmdetection, whose convention the centred modes are, test on an image only up to
+    the canvas' last row and column: one that fills the canvas loses its own. They train on crops
+    that they do not pad, and so lose nothing.
 
     Args:
         images: N tensors (3, H, W) in 0..255, any dtype, on one device.
         pixel_mean, pixel_std: (3, 1, 1) float32, on the same device.
         divisibility, padding: see :func:`cornernet_d2.targets.canvas_size`.
+        training: keep the last row and column in the centred modes too.
 
     Returns:
         (N, 3, canvas H, canvas W) float32, and (top, left) of each image on it, in pixels.
@@ -49,7 +53,7 @@ def pad_to_canvas(
         top, left, unused = 0, 0, 0
         if padding != "bottom_right":
             top, left = height // 2 - image.shape[-2] // 2, width // 2 - image.shape[-1] // 2
-            unused = 1
+            unused = 0 if training else 1
         image = image[:, : height - top - unused, : width - left - unused]
         area = canvas[:, top : top + image.shape[-2], left : left + image.shape[-1]]
         area.copy_((image - pixel_mean) / pixel_std)

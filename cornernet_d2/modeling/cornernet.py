@@ -191,6 +191,7 @@ class CornerNet(nn.Module):
             self.pixel_std,
             max(self.backbone.size_divisibility, self.target_generator.stride),
             self.padding,
+            training=self.training,
         )
 
     def count_targets(self, batched_inputs: List[Dict]) -> torch.Tensor:
