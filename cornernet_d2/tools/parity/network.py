@@ -1,0 +1,147 @@
+"""network_*.npz: dense maps and inner activations of the full network."""
+
+from typing import Any, Dict, Iterator, List
+
+import numpy as np
+import torch
+from torch import nn
+
+from cornernet_d2.modeling.decode import decode_corners
+
+from .check import Case, Check, check_stats, match_rows, stats, to_array
+from .reference import Arrays, Reference, numbered, strided, under
+
+KEYS = "keys.json"
+# The official decoding of `detections`; the second array differs in the embedding threshold.
+DECODE = {"top_k": 100, "nms_kernel": 3, "max_detections": 1000}
+EMBEDDING_THRESHOLDS = {"detections": 0.5, "detections_ae5": 5.0}
+OUTPUTS = {"heat": "heatmap", "tag": "embedding", "regr": "offset"}
+TOLERANCES = {"heat": 1e-3, "tag": 1e-3, "regr": 2e-4}
+# Official module -> ours; what follows the stack's number is the same in both.
+MODULES = {
+    "pre": "backbone.stem",
+    "kps": "backbone.stacks",
+    "cnvs": "backbone.out_convs",
+    "inters": "backbone.inters",
+    "inters_": "backbone.inter_convs",
+    "cnvs_": "backbone.remap_convs",
+}
+CORNER_MODULES = {"tl_cnvs": "tl", "br_cnvs": "br"}
+
+
+def run(folder: Reference, file: str) -> Iterator[Check]:
+    arrays = folder.load(file)
+    case = Case(file, "weights")
+    seed = int(arrays["weights_seed"])
+    yield from _weights(case, folder, seed, arrays)
+
+    case = Case(file, "x".join(str(side) for side in arrays["image"].shape[1:3]))
+    image = torch.cat([folder.recipe.normalise(image) for image in arrays["image"]])
+    yield from check_stats(case, "input", stats(image), arrays["input_stats"], 1e-5)
+    sample = arrays["input_sub"]
+    yield case.absolute("input sample", strided(image, sample.shape), sample, 1e-5)
+
+    model, _ = folder.model(KEYS, seed)
+    model.eval()
+    inner: Dict[str, Any] = {}
+    _record(model, under(arrays, "inter"), inner)
+    with torch.no_grad():
+        stacks = model.corner_maps(image)
+    yield from _inner(case, under(arrays, "inter"), inner)
+    channels = arrays.get("heat_channels")
+    for index, want in numbered(arrays, "stack"):
+        for corner in ("tl", "br"):
+            for name, ours in OUTPUTS.items():
+                got = stacks[index][corner][ours]
+                yield from _output(
+                    case,
+                    f"stack{index}/{corner}_{name}",
+                    got,
+                    under(want, f"{corner}_{name}"),
+                    TOLERANCES[name],
+                    channels,
+                )
+    for name, threshold in EMBEDDING_THRESHOLDS.items():
+        if name in arrays:
+            yield from _detections(case, name, stacks[-1], threshold, arrays[name])
+
+
+def _weights(case: Case, folder: Reference, seed: int, arrays: Arrays) -> Iterator[Check]:
+    values = [
+        value.double()
+        for key, value in folder.weights(KEYS, seed).weights.items()
+        if value.is_floating_point()
+    ]
+    got = [sum(float(v.sum()) for v in values), sum(float(v.abs().sum()) for v in values)]
+    want = [float(arrays["weights_sum"]), float(arrays["weights_abs_sum"])]
+    yield case.relative("sums", got, want, 1e-9, scale=want[1])
+
+
+def _our_module(official: str) -> str:
+    first, _, rest = official.partition(".")
+    if first in CORNER_MODULES:
+        return f"head.{rest}.{CORNER_MODULES[first]}.pool"
+    return f"{MODULES[first]}.{rest}".rstrip(".")
+
+
+def _record(model: nn.Module, inner: Arrays, results: Dict[str, Any]) -> None:
+    """Have the modules that the reference names leave their outputs' shape and statistics."""
+    modules = dict(model.named_modules())
+
+    def leave(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            results[name] = (tuple(output.shape), stats(output))
+
+        return hook
+
+    for name in {key.rpartition("/")[0] for key in inner}:
+        modules[_our_module(name)].register_forward_hook(leave(name))
+
+
+def _inner(case: Case, inner: Arrays, results: Dict[str, Any]) -> Iterator[Check]:
+    names: List[str] = [key.rpartition("/")[0] for key in inner if key.endswith("/stats")]
+    for name in names:
+        if name not in results:
+            yield case.failed(f"inner {name}", "our network has no such module in use")
+            continue
+        shape, got = results[name]
+        want = inner[f"{name}/stats"]
+        yield case.exact(f"inner {name} shape", shape, inner[f"{name}/shape"])
+        yield case.relative(f"inner {name} stats", got[2:], want[2:], 1e-3, scale=want[3])
+
+
+def _output(
+    case: Case, name: str, got: torch.Tensor, want: Arrays, tolerance: float, channels: Any
+) -> Iterator[Check]:
+    if "shape" in want:
+        yield case.exact(f"{name} shape", got.shape, want["shape"])
+    if "stats" in want:
+        yield from check_stats(case, name, stats(got), want["stats"], 5e-4)
+    if "channel_sums" in want:
+        scale = got.double().abs().sum(dim=(2, 3))
+        sums = got.double().sum(dim=(2, 3))
+        yield case.relative(f"{name} channel sums", sums, want["channel_sums"], 5e-5, scale=scale)
+    for kind in ("full", "sub"):
+        if kind in want:
+            values = want[kind]
+            chosen = got if got.shape[1] == values.shape[1] else got[:, channels]
+            sample = strided(chosen, values.shape)
+            yield case.absolute(f"{name} {kind}", sample, values, tolerance)
+
+
+def _detections(
+    case: Case, name: str, maps: Any, threshold: float, want: np.ndarray
+) -> Iterator[Check]:
+    got = decoded_rows(decode_corners(maps, embedding_threshold=threshold, **DECODE))
+    for image, (ours, theirs) in enumerate(zip(got, want)):
+        ours, theirs = (rows[rows[:, 4] > -1] for rows in (ours, theirs))
+        ours = match_rows(ours, theirs, 1e-3)
+        yield case.absolute(f"{name} of image {image}", ours, theirs, 1e-3)
+
+
+def decoded_rows(decoded: Any) -> np.ndarray:
+    """Our decoding as the official (N, K, 8): box, score, both corners' scores, class."""
+    boxes, scores, classes, corner_scores = (to_array(x) for x in decoded)
+    return np.concatenate(
+        [boxes, scores[..., None], corner_scores, classes[..., None].astype(boxes.dtype)], axis=-1
+    )

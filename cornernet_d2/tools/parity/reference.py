@@ -1,0 +1,116 @@
+"""The reference folder: its arrays, its weights, and our model with them."""
+
+import importlib.util
+import json
+import os
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from cornernet_d2 import model_zoo
+from cornernet_d2.checkpoint import Checkpoint, infer_architecture, parse
+
+Arrays = Mapping[str, np.ndarray]
+# The preset that computes what the reference was made with.
+PRESET = "CornerNet-HG104-official.yaml"
+
+
+class Reference:
+    """A folder of the layout that its README describes.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+
+    def __init__(self, path: str):
+        if not os.path.isdir(path):
+            raise FileNotFoundError(f"there is no folder {path}")
+        self.path = path
+
+    def files(self) -> List[str]:
+        """Names of all files in the folder, sorted."""
+        return sorted(os.listdir(self.path))
+
+    def load(self, file: str) -> Dict[str, np.ndarray]:
+        """All arrays of a file."""
+        with np.load(os.path.join(self.path, file), allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+    @property
+    def recipe(self) -> ModuleType:
+        """The folder's ``weights.py``: deterministic weights and images. Runs its code."""
+        return _import(os.path.join(self.path, "weights.py"))
+
+    def keys(self, file: str) -> List[Dict[str, Any]]:
+        """The official state dict's entries, in its order: key, shape, dtype, kind."""
+        with open(os.path.join(self.path, file)) as f:
+            return json.load(f)["keys"]
+
+    def weights(self, keys_file: str, seed: int) -> Checkpoint:
+        """Weights of the recipe, through the reader of published checkpoints."""
+        path = os.path.join(self.path, keys_file)
+        return parse(self.recipe.make_state_dict(path, seed), keys_file)
+
+    def config(self, checkpoint: Checkpoint) -> CfgNode:
+        """The official preset for a network of these weights' shapes."""
+        cfg = model_zoo.get_config(PRESET)
+        architecture = infer_architecture(checkpoint.weights)
+        cfg.merge_from_list([item for pair in architecture.items() for item in pair])
+        cfg.MODEL.DEVICE = "cpu"
+        return cfg
+
+    def model(self, keys_file: str, seed: int) -> Tuple[nn.Module, CfgNode]:
+        """Our model with weights of the recipe, and its config."""
+        checkpoint = self.weights(keys_file, seed)
+        cfg = self.config(checkpoint)
+        model = build_model(cfg)
+        model.load_state_dict(checkpoint.weights, strict=True)
+        return model, cfg
+
+
+@lru_cache(maxsize=None)
+def _import(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("cornernet_reference_weights", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def case_names(arrays: Arrays, key: str = "cases") -> List[str]:
+    """Names of the cases, from the array that lists them."""
+    return [str(name) for name in arrays[key]]
+
+
+def under(arrays: Arrays, prefix: str) -> Dict[str, np.ndarray]:
+    """The arrays below a path, with that path cut off."""
+    prefix = prefix.rstrip("/") + "/"
+    return {key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)}
+
+
+def numbered(arrays: Arrays, name: str) -> Iterator[Tuple[int, Dict[str, np.ndarray]]]:
+    """The groups ``name0/``, ``name1/``, ... of arrays."""
+    index = 0
+    while group := under(arrays, f"{name}{index}"):
+        yield index, group
+        index += 1
+
+
+def strided(value: Any, shape: Tuple[int, ...]) -> torch.Tensor:
+    """The sample from index 0 of the last two axes that has ``shape`` there.
+
+    The stride is not in the files: it is the power of two that gives the sample's size.
+    """
+    value = torch.as_tensor(value)
+    stride = 1
+    while -(-value.shape[-1] // stride) > shape[-1]:
+        stride *= 2
+    return value[..., ::stride, ::stride]
