@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
@@ -178,7 +177,7 @@ def _name(index: int, class_names: Sequence[str] | None) -> str:
 
 def _array(values: Boxes | Tensor | np.ndarray) -> np.ndarray:
     values = values.tensor if isinstance(values, Boxes) else values
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _join(pictures: Sequence[np.ndarray], axis: int, gap: int = 4) -> np.ndarray:

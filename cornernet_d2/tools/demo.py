@@ -22,7 +22,6 @@ from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
-from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 
 from cornernet_d2.tools import build_predictor, check_output, class_names, load_config
@@ -255,7 +254,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Command line; see the head of this file."""
     args = parse(argv)
-    setup_logger(name="fvcore")
     try:
         (run_images if args.input else run_video)(args)
     except ValueError as error:

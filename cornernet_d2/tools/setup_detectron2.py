@@ -183,16 +183,15 @@ def fetch_pypi(folder: Path) -> Path:
     flags = ("--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--require-hashes")
     options = ("-q", "--disable-pip-version-check", *flags, "-d", str(folder))
     _pip("download", *options, "-r", str(requirements), path=folder / "pip")
-    (archive,) = folder.glob("pb1*.tar.gz")
-    verify(archive)
-    return archive
+    return verify(next(folder.glob("pb1*.tar.gz")))
 
 
-def verify(archive: Path) -> None:
-    """Raises SetupError where a file is not the pinned copy of v0.6."""
+def verify(archive: Path) -> Path:
+    """Raises SetupError where a file is not the pinned copy of v0.6; returns it otherwise."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != PYPI_SHA256:
         raise SetupError(f"{archive.name} has sha256 {found}, expected {PYPI_SHA256}: refused")
+    return archive
 
 
 def _python_files(archive: Path) -> dict[str, bytes]:
