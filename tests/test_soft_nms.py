@@ -1,0 +1,224 @@
+"""Soft-NMS against slow loops, torchvision, and what the authors' Cython code returned."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import batched_nms
+
+from cornernet_d2.modeling.soft_nms import METHODS, batched_soft_nms, batched_soft_nms_merge
+from cornernet_d2.modeling.soft_nms_official import official_soft_nms
+
+FIXTURE = dict(np.load(Path(__file__).parent / "fixtures" / "softnms.npz"))
+OFFICIAL_METHODS = ("hard", "linear", "gaussian")  # by their number in the authors' code
+
+
+def clusters(count, classes, seed, spread=6.0):
+    """Boxes in groups of near copies, with scores, corner scores and classes."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.rand(max(1, count // 6), 2, generator=generator) * 200
+    of = torch.randint(len(centres), (count,), generator=generator)
+    start = centres[of] + torch.randn(count, 2, generator=generator) * spread
+    size = 20 + 40 * torch.rand(count, 2, generator=generator)
+    corner_scores = 0.02 + 0.9 * torch.rand(count, 2, generator=generator)
+    labels = torch.randint(classes, (count,), generator=generator)
+    return torch.cat([start, start + size], 1), corner_scores.mean(1), corner_scores, labels
+
+
+def slow_iou(a, b, pixel=0.0):
+    width = min(a[2], b[2]) - max(a[0], b[0]) + pixel
+    height = min(a[3], b[3]) - max(a[1], b[1]) + pixel
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0] + pixel) * (box[3] - box[1] + pixel) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
+def slow_weight(iou, method, sigma, threshold):
+    if method == "gaussian":
+        return math.exp(-iou * iou / sigma)
+    return 1.0 if iou <= threshold else (1 - iou if method == "linear" else 0.0)
+
+
+def slow_soft_nms(boxes, scores, corners, classes, method, sigma, threshold, floor, exponent):
+    """Box by box, class by class, in float64: (index, score, merged box), best first."""
+    boxes, scores, corners = boxes.double().tolist(), scores.double().tolist(), corners.tolist()
+    found = []
+    for c in classes.unique().tolist():
+        left = [i for i, label in enumerate(classes.tolist()) if label == c]
+        left = [i for i in left if scores[i] >= floor]
+        while left:
+            best = max(left, key=lambda i: scores[i])
+            left.remove(best)
+            shares = {best: 1.0}
+            for i in left:
+                weight = slow_weight(slow_iou(boxes[best], boxes[i]), method, sigma, threshold)
+                scores[i] *= weight
+                shares[i] = (1 - weight) ** exponent
+            left = [i for i in left if scores[i] >= floor and scores[i] > 0]
+            merged = []
+            for k in range(4):
+                parts = {i: share * corners[i][k // 2] for i, share in shares.items()}
+                merged.append(sum(boxes[i][k] * p for i, p in parts.items()) / sum(parts.values()))
+            found.append((best, scores[best], merged))
+    return sorted(found, key=lambda row: -row[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("floor", [0.001, 0.2])
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_the_sequential_definition(method, floor, seed):
+    boxes, scores, corners, classes = clusters(90, 7, seed)
+    settings = {"method": method, "sigma": 0.4, "iou_threshold": 0.3, "min_score": floor}
+    want = slow_soft_nms(boxes, scores, corners, classes, method, 0.4, 0.3, floor, 5.0)
+    keep, new_scores = batched_soft_nms(boxes, scores, classes, **settings)
+    assert keep.tolist() == [row[0] for row in want]
+    assert len(want) < 90 or floor < 0.1 and method != "hard"
+    torch.testing.assert_close(new_scores, torch.tensor([row[1] for row in want]))
+    keep, merged_scores, merged = batched_soft_nms_merge(
+        boxes, scores, corners, classes, **settings, exponent=5.0
+    )
+    assert keep.tolist() == [row[0] for row in want] and torch.equal(merged_scores, new_scores)
+    torch.testing.assert_close(merged, torch.tensor([row[2] for row in want]), rtol=0, atol=1e-3)
+
+
+def test_a_batch_equals_its_images_one_by_one():
+    images = [clusters(count, 5, seed) for seed, count in enumerate((60, 1, 35))]
+    together = [torch.cat(values) for values in zip(*images)]
+    offset = torch.cat([torch.full((len(i[0]),), n * 5) for n, i in enumerate(images)])
+    keep, scores = batched_soft_nms(together[0], together[1], together[3] + offset)
+    for n, (boxes, single_scores, _, classes) in enumerate(images):
+        want_keep, want_scores = batched_soft_nms(boxes, single_scores, classes)
+        mine = (offset // 5)[keep] == n
+        first = sum(len(image[0]) for image in images[:n])
+        assert torch.equal(keep[mine] - first, want_keep)
+        assert torch.equal(scores[mine], want_scores)
+
+
+def test_hard_equals_torchvision():
+    boxes, scores, _, classes = clusters(300, 4, 5)
+    keep, new_scores = batched_soft_nms(
+        boxes, scores, classes, method="hard", iou_threshold=0.4, min_score=0.0
+    )
+    assert torch.equal(keep, batched_nms(boxes, scores, classes, 0.4))
+    assert torch.equal(new_scores, scores[keep])
+
+
+def test_decayed_boxes_stay_and_weak_ones_go():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60], [0, 0, 10, 10]])
+    scores, classes = torch.tensor([0.9, 0.8, 0.0005, 0.7]), torch.tensor([1, 1, 1, 2])
+    keep, new_scores = batched_soft_nms(boxes, scores, classes)
+    assert keep.tolist() == [0, 3, 1]  # another class is not touched, the weak far box is dropped
+    expected = torch.tensor([0.9, 0.7, 0.8 * math.exp(-(0.9**2) / 0.5)])
+    torch.testing.assert_close(new_scores, expected)
+
+
+def test_edge_cases():
+    empty = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    keep, scores = batched_soft_nms(*empty)
+    assert keep.shape == scores.shape == (0,) and keep.dtype == torch.long
+    point = torch.tensor([[5.0, 5, 5, 5], [5, 5, 5, 5], [0, 0, 9, 9]])
+    scores = torch.tensor([0.5, math.nan, 0.4], dtype=torch.float16)
+    keep, new_scores = batched_soft_nms(point, scores, torch.zeros(3, dtype=torch.long))
+    assert keep.tolist() == [0, 2] and new_scores.dtype == torch.float32
+    same = torch.tensor([[0.0, 0, 4, 4]]).repeat(20, 1)
+    keep, _ = batched_soft_nms(
+        same, torch.full((20,), 0.5), torch.zeros(20, dtype=torch.long), "hard", min_score=0.0
+    )
+    assert keep.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"method": "median"}, {"sigma": 0.0}, {"sigma": math.nan}, {"exponent": 0.0}]
+)
+def test_impossible_settings_are_refused(settings):
+    boxes, scores, corners, classes = clusters(4, 1, 0)
+    with pytest.raises(ValueError, match="|".join(settings).replace("_", " ")):
+        batched_soft_nms_merge(boxes, scores, corners, classes, **settings)
+
+
+def official(boxes, classes, method, iou_threshold, sigma, min_score, exponent=None):
+    """Rows of seven columns through official_soft_nms, as the authors' arrays hold them."""
+    rows = official_soft_nms(
+        boxes[:, :4],
+        boxes[:, 4],
+        boxes[:, 5:],
+        classes,
+        OFFICIAL_METHODS[int(method)],
+        sigma,
+        iou_threshold,
+        min_score,
+        exponent,
+    )
+    return torch.cat([rows.boxes, rows.scores[:, None]], 1), rows.classes, rows.stays
+
+
+def official_configs():
+    for name, (method, nt, sigma, floor) in zip(FIXTURE["configs"], FIXTURE["configs_values"]):
+        yield name, (method, nt, sigma, floor, None)
+    merging = zip(FIXTURE["merge_configs"], FIXTURE["merge_configs_values"])
+    for name, (method, nt, exponent) in merging:
+        yield name, (method, nt, 0.5, 0.001, exponent)
+
+
+@pytest.mark.parametrize("name, config", list(official_configs()))
+def test_official_rows_equal_the_authors_all_cases_at_once(name, config):
+    cases = [torch.from_numpy(FIXTURE[f"{case}/boxes"]) for case in FIXTURE["cases"]]
+    sizes = [len(boxes) for boxes in cases]
+    # Shuffled over the classes, each class in its own order.
+    classes = torch.arange(len(cases)).repeat_interleave(torch.tensor(sizes))
+    mixed = torch.rand(len(classes), generator=torch.Generator().manual_seed(0)).argsort()
+    mixed = mixed.sort().values[classes[mixed].argsort(stable=True).argsort()]
+    boxes, classes = torch.cat(cases)[mixed], classes[mixed]
+    rows, row_classes, stays = official(boxes, classes, *config)
+    for c, case in enumerate(FIXTURE["cases"]):
+        want = torch.from_numpy(FIXTURE[f"{case}/{name}/boxes_after"])
+        mine = row_classes == c
+        assert stays[mine].sum() == FIXTURE[f"{case}/{name}/kept"]
+        if config[4] is None:
+            assert torch.equal(rows[mine], want[:, :5])
+        torch.testing.assert_close(rows[mine], want[:, :5], rtol=0, atol=1e-3)
+        torch.testing.assert_close(rows[mine][:, 4], want[:, 4], rtol=0, atol=1e-5)
+
+
+def slow_official(rows, method, threshold, sigma, floor, exponent):
+    """The authors' procedure row by row in an array of seven columns, as their README tells it."""
+    rows, stay = rows.double().numpy().copy(), len(rows)
+    for i in range(len(rows)):
+        best = max(range(i, max(stay, i + 1)), key=lambda p: (rows[p, 4], -p))
+        rows[[i, best], :5] = rows[[best, i], :5]
+        shares = rows[i, [5, 5, 6, 6]].copy()
+        sums, p = rows[i, :4] * shares, i + 1
+        while p < stay:
+            iou = slow_iou(rows[i], rows[p], pixel=1.0)
+            if iou > 0:
+                weight = slow_weight(iou, method, sigma, threshold)
+                share = rows[p, [5, 5, 6, 6]] * (1 - weight) ** exponent
+                sums, shares = sums + rows[p, :4] * share, shares + share
+                rows[p, 4] *= weight
+                if rows[p, 4] < floor:
+                    stay -= 1
+                    rows[p, :5] = rows[stay, :5]
+                    p -= 1
+            p += 1
+        rows[i, :4] = sums / shares
+    return rows[:, :5], stay
+
+
+@pytest.mark.parametrize("method", range(3))
+@pytest.mark.parametrize("seed", range(4))
+def test_official_rows_equal_the_procedure_when_many_boxes_are_dropped(method, seed):
+    boxes, scores, corners, classes = clusters(120, 4, seed, spread=3.0)
+    boxes = torch.cat([boxes, scores[:, None], corners], 1)
+    config = (0.3, 0.5, 0.15)
+    rows, row_classes, stays = official(boxes, classes, method, *config, 3.0)
+    assert (~stays).sum() > 20
+    for c in range(4):
+        name = OFFICIAL_METHODS[method]
+        want, stay = slow_official(boxes[classes == c], name, *config, 3.0)
+        mine = row_classes == c
+        assert stays[mine].tolist() == [p < stay for p in range(len(want))]
+        np.testing.assert_allclose(rows[mine].numpy(), want, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(rows[mine][:, 4].numpy(), want[:, 4], rtol=0, atol=1e-5)
