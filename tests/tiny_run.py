@@ -1,20 +1,24 @@
 """A detector, a data set and a config so small that whole training runs fit in a test."""
 
+import io
+import itertools
 import json
 import os
-from typing import Any, Dict, List
+import signal
+from typing import Any, Dict, List, Optional
 
 import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from cornernet_d2 import add_cornernet_config
+from cornernet_d2.engine import CornerNetTrainer
 
 SIZE = 16  # pixels
 
@@ -54,8 +58,8 @@ def make_dataset(folder: str, num_images: int = 12) -> None:
     annotations = os.path.join(folder, "tiny.json")
     if not os.path.exists(annotations):
         _write_dataset(folder, annotations, num_images)
-    if "tiny" in DatasetCatalog:
-        DatasetCatalog.remove("tiny")
+    DatasetCatalog.pop("tiny", None)
+    MetadataCatalog.pop("tiny", None)
     register_coco_instances("tiny", {}, annotations, folder)
 
 
@@ -102,3 +106,47 @@ def tiny_config(folder: str, *overrides: Any) -> CfgNode:
     cfg.OUTPUT_DIR = os.path.join(folder, "output")
     cfg.merge_from_list(list(overrides))
     return cfg
+
+
+def train(
+    folder: str, *overrides: Any, resume: bool = False, started: Any = None
+) -> CornerNetTrainer:
+    """Train as train_net.py does; set the event ``started`` when the steps begin."""
+    torch.set_num_threads(1)
+    make_dataset(folder)
+    cfg = tiny_config(folder, *overrides)
+    torch.manual_seed(0)
+    trainer = CornerNetTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if started is not None:
+        started.set()
+    trainer.train()
+    return trainer
+
+
+def train_or_die(
+    folder: str, started: Any, death: Optional[str], call: int, *overrides: Any
+) -> None:
+    """Resume the run; SIGKILL it at the given call of a step of checkpoint writing."""
+    os.setpgrp()  # so that a kill reaches the data workers, too
+    if death is not None:
+        _die_in(death, call)
+    train(folder, *overrides, resume=True, started=started)
+
+
+def _die_in(death: str, call: int) -> None:
+    """``death``: "half" in the middle of a file, else the name of a function of os."""
+    owner, name = (torch, "save") if death == "half" else (os, death)
+    original, calls = getattr(owner, name), itertools.count(1)
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) != call:
+            return original(*args, **kwargs)
+        if death == "half":
+            whole = io.BytesIO()
+            original(args[0], whole)
+            args[1].write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            args[1].flush()
+        os.killpg(0, signal.SIGKILL)
+
+    setattr(owner, name, dying)
