@@ -1,0 +1,246 @@
+"""The demo and the contact sheet on an untrained model, whose detections are many and known."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import DefaultPredictor
+
+from cornernet_d2 import model_zoo
+from cornernet_d2.tools import build_predictor, class_names, contact_sheet, demo, load_config
+from cornernet_d2.tools.make_shapes import Settings, make_shapes
+from cornernet_d2.visualize import draw_instances
+
+CONFIG = "CornerNet-Shapes"
+FEW = ("TEST.DETECTIONS_PER_IMAGE", "8")  # drawing takes the time
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    DetectionCheckpointer(model_zoo.get(CONFIG, device="cpu"), str(folder)).save("model")
+    return str(folder / "model.pth")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three pictures of different sizes and kinds, and a file that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(folder / "a.png"), rng.integers(0, 256, (64, 96, 3), np.uint8))
+    cv2.imwrite(str(folder / "b.jpg"), rng.integers(0, 256, (90, 50), np.uint8))
+    cv2.imwrite(str(folder / "c.PNG"), rng.integers(0, 256, (40, 40, 4), np.uint8))
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def _run(*arguments: object, weights: str, config: str = CONFIG) -> None:
+    flags = ["--config-file", config, *map(str, arguments)]
+    demo.main([*flags, "--confidence-threshold", "0", "--opts", "MODEL.WEIGHTS", weights, *FEW])
+
+
+def _make_video(path: Path, frames: int = 3) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5.0, (96, 64))
+    for index in range(frames):
+        frame = np.full((64, 96, 3), 40, np.uint8)
+        cv2.rectangle(frame, (10 + 5 * index, 10), (50 + 5 * index, 50), (0, 0, 255), -1)
+        writer.write(frame)
+    writer.release()
+
+
+def test_an_image_shows_what_the_model_finds(photos: Path, tmp_path: Path, weights: str) -> None:
+    _run("--input", photos / "a.png", "--output", tmp_path / "out.png", weights=weights)
+    cfg = load_config(CONFIG, ["MODEL.WEIGHTS", weights, *FEW])
+    picture = cv2.imread(str(photos / "a.png"))
+    found = DefaultPredictor(cfg)(picture)["instances"]
+    assert len(found) == 8
+    expected = draw_instances(np.ascontiguousarray(picture[..., ::-1]), found, class_names(cfg))
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out.png"))[..., ::-1], expected)
+
+
+def test_a_folder_is_drawn_whole_and_other_files_are_skipped(
+    photos: Path, tmp_path: Path, weights: str, capsys: pytest.CaptureFixture
+) -> None:
+    _run("--input", photos, "--output", tmp_path / "new" / "out", weights=weights)
+    written = sorted(path.name for path in (tmp_path / "new" / "out").iterdir())
+    assert written == ["a.png", "b.jpg", "c.PNG"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all("objects in" in line for line in lines)
+
+
+def test_a_config_may_be_given_by_path(photos: Path, tmp_path: Path, weights: str) -> None:
+    path = model_zoo.get_config_file(CONFIG)
+    arguments = ("--input", photos / "a.png", "--output", tmp_path / "out.png")
+    _run(*arguments, weights=weights, config=path)
+    assert (tmp_path / "out.png").is_file()
+
+
+def test_a_video_becomes_a_video_of_as_many_frames(tmp_path: Path, weights: str) -> None:
+    _make_video(tmp_path / "in.mp4")
+    _run("--video-input", tmp_path / "in.mp4", "--output", tmp_path / "out.mp4", weights=weights)
+    before, after = (cv2.VideoCapture(str(tmp_path / name)) for name in ("in.mp4", "out.mp4"))
+    assert after.get(cv2.CAP_PROP_FPS) == 5.0
+    for _ in range(3):
+        (_, plain), (there, drawn) = before.read(), after.read()
+        assert there and drawn.shape == (64, 96, 3)
+        assert (np.abs(plain.astype(int) - drawn).max(2) > 40).mean() > 0.02  # boxes and labels
+    assert not after.read()[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_webcam_frames_are_shown_until_escape(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: str
+) -> None:
+    _make_video(tmp_path / "in.mp4")
+    capture, shown = cv2.VideoCapture(str(tmp_path / "in.mp4")), []
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: capture if source == 2 else None)
+    monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda _, frame: shown.append(frame))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: demo.ESCAPE if len(shown) == 2 else -1)
+    _run("--webcam", "--camera", 2, weights=weights)
+    assert [frame.shape for frame in shown] == [(64, 96, 3)] * 2
+
+
+def test_without_a_window_the_message_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, weights: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setattr(cv2, "namedWindow", refuse)
+    with pytest.raises(SystemExit, match="give --output"):
+        _run("--input", photos / "a.png", weights=weights)
+
+
+def test_nothing_is_overwritten_unasked(photos: Path, tmp_path: Path, weights: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b.jpg").write_text("precious")
+    with pytest.raises(SystemExit, match="b.jpg exists.*--overwrite"):
+        _run("--input", photos, "--output", out, weights=weights)
+    assert [path.name for path in out.iterdir()] == ["b.jpg"]
+    assert (out / "b.jpg").read_text() == "precious"
+    _run("--input", photos, "--output", out, "--overwrite", weights=weights)
+    assert cv2.imread(str(out / "b.jpg")) is not None
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_an_input_is_never_its_own_output(
+    kind: str, photos: Path, tmp_path: Path, weights: str
+) -> None:
+    _make_video(tmp_path / "in.mp4")
+    source = photos if kind == "image" else tmp_path / "in.mp4"
+    before = (tmp_path / "in.mp4").read_bytes(), (photos / "a.png").read_bytes()
+    flag = "--input" if kind == "image" else "--video-input"
+    with pytest.raises(SystemExit, match="overwrite the input"):
+        _run(flag, source, "--output", source, "--overwrite", weights=weights)
+    assert before == ((tmp_path / "in.mp4").read_bytes(), (photos / "a.png").read_bytes())
+
+
+def test_a_corrupt_image_is_named_and_the_others_are_drawn(
+    photos: Path, tmp_path: Path, weights: str
+) -> None:
+    (photos / "b.jpg").write_bytes(b"\xff\xd8\xff broken")
+    with pytest.raises(SystemExit, match="cannot be read as images: .*b.jpg"):
+        _run("--input", photos, "--output", tmp_path / "out", weights=weights)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.PNG"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--input", "nothing.png", "--output", "out"), "nothing.png does not exist"),
+        (("--input", ".", "--output", "out"), "holds no image"),
+        (("--video-input", "nothing.mp4", "--output", "out.mp4"), "nothing.mp4 does not exist"),
+        (("--video-input", "in.mp4", "--output", "out.avi"), "must end in .mp4"),
+        (("--video-input", "text.mp4", "--output", "out.mp4"), "cannot be opened"),
+    ],
+)
+def test_wrong_arguments_are_explained(
+    arguments: tuple, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(SystemExit, match=message):
+        _run(*arguments, weights=weights)
+
+
+@pytest.mark.parametrize("value", ["", "nowhere.pth"])
+def test_a_model_without_weights_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS"):
+        build_predictor(load_config(CONFIG, ["MODEL.WEIGHTS", value]))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder, name = tmp_path_factory.mktemp("data") / "shapes", "contact_sheet_test"
+    make_shapes(folder, Settings(train=1, val=5, size=32))
+    register_coco_instances(name, {}, str(folder / "annotations/val.json"), str(folder / "images"))
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def _sheet(*arguments: object, dataset: str, weights: str = "") -> None:
+    flags = ["--config-file", CONFIG, "--dataset", dataset, *map(str, arguments)]
+    contact_sheet.main([*flags, "--opts", "MODEL.WEIGHTS", weights, *FEW])
+
+
+def test_contact_sheet_pairs_truth_with_the_results_of_the_evaluator(
+    dataset: str, tmp_path: Path
+) -> None:
+    """Fed the ground truth as results, both sides of a pair differ in the labels alone."""
+    items = DatasetCatalog.get(dataset)
+    to_id = {
+        v: k for k, v in MetadataCatalog.get(dataset).thing_dataset_id_to_contiguous_id.items()
+    }
+    results = [
+        {
+            "image_id": item["image_id"],
+            "category_id": to_id[annotation["category_id"]],
+            "bbox": annotation["bbox"],
+            "score": score,
+        }
+        for item in items
+        for score in (0.9, 0.1)
+        for annotation in item["annotations"]
+    ]
+    results = [r if r["score"] > 0.5 else r | {"bbox": [0, 0, 32, 32]} for r in results]
+    path, out = tmp_path / "results.json", tmp_path / "sheet.png"
+    path.write_text(json.dumps(results))
+    _sheet("--predictions", path, "--output", out, "--number", 4, "--columns", 2, dataset=dataset)
+    sheet = cv2.imread(str(out)).astype(int)
+    assert sheet.shape == (2 * 320 + 4, 4 * 320 + 3 * 4, 3)
+    left, right = sheet[:320, :320], sheet[:320, 324:644]
+    assert (np.abs(left - right).max(2) > 20).mean() < 0.2
+
+
+def test_contact_sheet_runs_a_model(dataset: str, tmp_path: Path, weights: str) -> None:
+    out = tmp_path / "new" / "sheet.png"
+    _sheet("--output", out, "--number", 99, "--columns", 1, dataset=dataset, weights=weights)
+    assert cv2.imread(str(out)).shape == (5 * 320 + 4 * 4, 644, 3)
+    with pytest.raises(SystemExit, match="exists.*--overwrite"):
+        _sheet("--output", out, dataset=dataset, weights=weights)
+
+
+@pytest.mark.parametrize("content", ["no json", '{"a": 1}', '[{"category_id": 77}]'])
+def test_contact_sheet_refuses_files_that_hold_no_results(
+    content: str, dataset: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(SystemExit, match="results.json holds no COCO results"):
+        _sheet("--predictions", path, "--output", tmp_path / "sheet.png", dataset=dataset)
+
+
+def test_contact_sheet_names_an_unknown_data_set(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="'nowhere' is not registered"):
+        _sheet("--output", tmp_path / "sheet.png", dataset="nowhere")
