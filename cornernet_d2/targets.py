@@ -3,7 +3,7 @@
 The contract between data and model. Pure torch, any device: data workers make the sparse
 :class:`CornerTargets`, the model's device draws the dense heat maps of a batch from them.
 
-Letters: N images, C classes, M objects, K ignore regions, P corners; H, W canvas (the padded image
+Letters: N images, C classes, M objects, K ignore regions; H, W canvas (the padded image
 the network sees, pixels); h, w map (cells). Corner 0 is top-left. Boxes are ``x0 y0 x1 y1``.
 """
 
@@ -16,11 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .heatmaps import draw_heatmaps
+
+__all__ = [
+    "CornerTargetGenerator",
+    "CornerTargets",
+    "canvas_size",
+    "draw_heatmaps",
+    "gaussian_radius",
+]
+
 PADDINGS = ("bottom_right", "center_black", "center_mean")
 RADIUS_FORMULAS = ("exact", "eccv18")
 
-# Window cells drawn at once: bounds the memory for images with thousands of large objects.
-_MAX_WINDOW_CELLS = 2**22
 Numbers = float | np.ndarray | Tensor
 Size = tuple[int, int]
 
@@ -69,7 +77,10 @@ def gaussian_radius(
     if formula not in RADIUS_FORMULAS:
         raise ValueError(f"formula must be one of {RADIUS_FORMULAS}, got {formula!r}")
     given = (height, width, min_overlap)
-    height, width, overlap = (torch.as_tensor(value, dtype=torch.float64) for value in given)
+    height, width, overlap = (  # numbers stay on the CPU whatever the default device
+        torch.as_tensor(value, dtype=torch.float64, device=getattr(value, "device", "cpu"))
+        for value in given
+    )
     if not bool(((overlap > 0) & (overlap <= 1)).all()):
         raise ValueError(f"min_overlap must be in (0, 1], got {given[2]}")
     total = height + width
@@ -116,6 +127,19 @@ class CornerTargets:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # By value: six tensors an image would take as many file descriptors through a loader's
+        # queue, and batches of dozens of images then run into the system's limit.
+        return {
+            name: value.numpy() if isinstance(value, Tensor) and not value.is_cuda else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            is_array = isinstance(value, np.ndarray)
+            setattr(self, name, torch.from_numpy(value) if is_array else value)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "CornerTargets":
         tensors = {k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -238,63 +262,3 @@ class CornerTargetGenerator:
         boxes = torch.minimum(boxes.clamp(min=0), limit)
         keep = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
         return boxes[keep], classes[keep]
-
-
-def draw_heatmaps(targets: list[CornerTargets]) -> tuple[Tensor, Tensor | None]:
-    """Dense heat maps of N images with the same map size and classes, on the targets' device.
-
-    Each corner is exactly 1, surrounded by ``exp(-d^2 / (2 s^2))`` with ``s = (2r + 1) / 6`` in
-    the window of +-r cells; where windows overlap the larger value stays (paper section 3.2).
-
-    Returns:
-        Heat maps (N, 2, C, h, w) float32, and a mask (N, 2, C, h, w) bool of the cells that are
-        neither positive nor negative, None if there is none in the batch.
-    """
-    shapes = {(t.num_classes, *t.map_size) for t in targets}
-    if len(shapes) != 1:
-        raise ValueError(f"targets must agree in (classes, height, width), got {sorted(shapes)}")
-    num_classes, height, width = shapes.pop()
-    heat = targets[0].offsets.new_zeros((len(targets), 2, num_classes, height, width))
-    cells = torch.cat([t.cells for t in targets])
-    planes = torch.cat([t.classes + 2 * i * num_classes for i, t in enumerate(targets)])
-    planes = torch.stack([planes, planes + num_classes], dim=1).flatten()  # of heat.view(-1, h, w)
-    x, y = (cells % width).flatten(), (cells // width).flatten()
-    radii = torch.cat([t.radii for t in targets]).repeat_interleave(2)
-
-    reach = int(radii.max()) if len(radii) else 0
-    step = torch.arange(-reach, reach + 1, device=heat.device)
-    chunk = max(1, _MAX_WINDOW_CELLS // len(step) ** 2)
-    for plane, cy, cx, radius in zip(*(v.split(chunk) for v in (planes, y, x, radii))):
-        rows, row_values = _window(cy, radius, step, height)
-        columns, column_values = _window(cx, radius, step, width)
-        index = ((plane[:, None] * height + rows) * width)[:, :, None] + columns[:, None]
-        values = row_values[:, :, None] * column_values[:, None]
-        # The largest value does not depend on the order: deterministic on every device.
-        heat.view(-1).scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
-
-    if not any(len(t.ignore_classes) for t in targets):
-        return heat, None
-    ignore = torch.zeros_like(heat, dtype=torch.bool)
-    _draw_ignore(targets, ignore)
-    ignore.view(-1)[(planes * height + y) * width + x] = False
-    return heat, ignore
-
-
-def _window(centre: Tensor, radii: Tensor, step: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Positions (P, D) along one axis and the Gaussian's factor there, 0 outside its window."""
-    position = centre[:, None] + step
-    sigma = (2 * radii[:, None] + 1).float() / 6
-    inside = (step.abs() <= radii[:, None]) & (position >= 0) & (position < size)
-    return position.clamp(0, size - 1), torch.exp(-(step**2) / (2 * sigma**2)) * inside
-
-
-def _draw_ignore(targets: list[CornerTargets], ignore: Tensor) -> None:
-    """Set the cells of all ignore regions in ``ignore`` (N, 2, C, h, w)."""
-    boxes = torch.cat([t.ignore_cells for t in targets])
-    classes = torch.cat([t.ignore_classes for t in targets])
-    images = torch.cat([torch.full_like(t.ignore_classes, i) for i, t in enumerate(targets)])
-    y, x = (torch.arange(side, device=boxes.device) for side in ignore.shape[3:])
-    columns = (x >= boxes[:, :1]) & (x <= boxes[:, 2:3])
-    rows = (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:])
-    region, row, column = (rows[:, :, None] & columns[:, None]).nonzero(as_tuple=True)
-    ignore[images[region], :, classes[region], row, column] = True
