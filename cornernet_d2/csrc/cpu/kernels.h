@@ -41,6 +41,14 @@ inline int64_t line_tasks(const Plan& plan, int64_t block) {
   return plan.outer_count() * ((plan.inner + block - 1) / block);
 }
 
+// Hardware prefetchers follow memory upwards; half of all scans walk it downwards. Each vector asks
+// for the one that lies this many bytes of rows further along the scan, or further rows ahead.
+constexpr int64_t kPrefetchBytes = 2048;
+
+inline int64_t rows_ahead(int64_t row_bytes) {
+  return std::max<int64_t>(1, kPrefetchBytes / std::max<int64_t>(row_bytes, 1));
+}
+
 CORNERNET_INLINE int lanes_left(int64_t lanes, int64_t done, int64_t length) {
   return static_cast<int>(std::min(lanes, length - done));
 }
@@ -67,11 +75,15 @@ CORNERNET_INLINE void store_partial(T* target, V value, int count) {
 
 // One step of a vertical scan: y_row = maximum = max(maximum, x_row), over `lines` lines.
 template <class Format, int Bytes, class Bits>
-CORNERNET_INLINE void scan_line_row(Bits* y_row, const Bits* x_row, Bits* maximum, int64_t lines) {
+CORNERNET_INLINE void scan_line_row(
+    Bits* y_row, const Bits* x_row, Bits* maximum, int64_t lines, int64_t y_ahead,
+    int64_t x_ahead) {
   using V = Vec<Bits, Bytes>;
   constexpr int kLanes = VectorOf<Bits, Bytes>::kLanes;
   for (int64_t j = 0; j < lines; j += kLanes) {
     const int count = lanes_left(kLanes, j, lines);
+    __builtin_prefetch(x_row + j + x_ahead);
+    __builtin_prefetch(y_row + j + y_ahead, 1);
     const V key = to_key<Format>(load_partial<V>(x_row + j, count));
     const V larger = max_vector(load_vector<V>(maximum + j), key);
     store_vector(maximum + j, larger);
@@ -94,10 +106,12 @@ struct LinesForward {
       const Bits* x = args.in + plan.offset(task / blocks, 1) + first;
       alignas(64) Bits maximum[kLineBlock];
       std::fill_n(maximum, kLineBlock, std::numeric_limits<Bits>::min());
+      const int64_t ahead = (args.reverse ? -1 : 1) * rows_ahead(lines * sizeof(Bits));
       for (int64_t i = 0; i < plan.scan; ++i) {
         const int64_t position = args.reverse ? plan.scan - 1 - i : i;
         scan_line_row<Format, Bytes>(y + position * plan.scan_stride[0],
-                                     x + position * plan.scan_stride[1], maximum, lines);
+                                     x + position * plan.scan_stride[1], maximum, lines,
+                                     ahead * plan.scan_stride[0], ahead * plan.scan_stride[1]);
       }
     }
   }
@@ -132,16 +146,19 @@ struct LinesBackward {
     alignas(64) Bits maximum[kLineBlock];
     std::fill_n(maximum, kLineBlock, std::numeric_limits<Bits>::min());
     const Plan& plan = args.plan;
+    const int64_t ahead =
+        (args.reverse ? -1 : 1) * rows_ahead(lines * sizeof(Bits)) * plan.scan_stride[2];
     for (int64_t i = 0; i < plan.scan; ++i) {
       const int64_t position = args.reverse ? plan.scan - 1 - i : i;
       const Bits* row = x + position * plan.scan_stride[2];
       for (int64_t j = 0; j < lines; j += kLanes) {
         const int count = lanes_left(kLanes, j, lines);
+        __builtin_prefetch(row + j + ahead);
         const V key = merge_zeros(to_key<Format>(load_partial<V>(row + j, count)));
         const V before = load_vector<V>(maximum + j);
         store_vector(maximum + j, max_vector(before, key));
         store_partial(flags + i * args.block + j,
-                      __builtin_convertvector(key > before, Vec<int8_t, kLanes>), count);
+                      convert_flags<int8_t>(key > before), count);
       }
     }
   }
@@ -153,10 +170,12 @@ struct LinesBackward {
       const int8_t* flags) {
     using Sum = Vec<Accumulator, Bytes>;
     constexpr int kLanes = VectorOf<Accumulator, Bytes>::kLanes;
-    using Mask = Vec<typename MaskOf<Accumulator>::type, Bytes>;
+    using MaskBits = typename MaskOf<Accumulator>::type;
+    using Mask = Vec<MaskBits, Bytes>;
     using Stored = Vec<Bits, kLanes * sizeof(Bits)>;
     alignas(64) Accumulator sums[kLineBlock] = {};
     const Plan& plan = args.plan;
+    const int64_t ahead = (args.reverse ? 1 : -1) * rows_ahead(lines * sizeof(Bits));
     for (int64_t i = plan.scan - 1; i >= 0; --i) {
       const int64_t position = args.reverse ? plan.scan - 1 - i : i;
       Bits* out_row = grad_x + position * plan.scan_stride[0];
@@ -164,10 +183,12 @@ struct LinesBackward {
       const int8_t* flag_row = flags + i * args.block;
       for (int64_t j = 0; j < lines; j += kLanes) {
         const int count = lanes_left(kLanes, j, lines);
+        __builtin_prefetch(in_row + j + ahead * plan.scan_stride[1]);
+        __builtin_prefetch(out_row + j + ahead * plan.scan_stride[0], 1);
         const Sum sum = load_vector<Sum>(sums + j) +
             Format::template widen<Bytes>(load_partial<Stored>(in_row + j, count));
-        const Mask flag = __builtin_convertvector(
-            load_partial<Vec<int8_t, kLanes>>(flag_row + j, count), Mask);
+        const Mask flag = convert_flags<MaskBits>(
+            load_partial<Vec<int8_t, kLanes>>(flag_row + j, count));
         store_vector(sums + j, (Sum)((Mask)sum & ~flag));
         store_partial(out_row + j, Format::template narrow<Bytes>((Sum)((Mask)sum & flag)), count);
       }
@@ -199,19 +220,22 @@ struct RowsForward {
     for (int64_t row = begin; row < end; ++row) {
       Bits* y = args.out + args.plan.offset(row, 0);
       const Bits* x = args.in + args.plan.offset(row, 1);
-      args.reverse ? scan<Bytes, true>(y, x, args.plan.scan)
-                   : scan<Bytes, false>(y, x, args.plan.scan);
+      const int64_t ahead = rows_ahead(args.plan.scan * sizeof(Bits)) * args.plan.scan;
+      args.reverse ? scan<Bytes, true>(y, x, args.plan.scan, ahead)
+                   : scan<Bytes, false>(y, x, args.plan.scan, ahead);
     }
   }
 
   template <int Bytes, bool Reverse>
-  CORNERNET_INLINE static void scan(Bits* y, const Bits* x, int64_t length) {
+  CORNERNET_INLINE static void scan(Bits* y, const Bits* x, int64_t length, int64_t ahead) {
     using V = Vec<Bits, Bytes>;
     constexpr int kLanes = VectorOf<Bits, Bytes>::kLanes;
     V carry = V{} + std::numeric_limits<Bits>::min();
     for (int64_t done = 0; done < length; done += kLanes) {
       const int count = lanes_left(kLanes, done, length);
       const int64_t start = Reverse ? length - done - count : done;
+      __builtin_prefetch(x + start + ahead);
+      __builtin_prefetch(y + start + ahead, 1);
       const V key = to_key<Format>(load_partial<V, Reverse>(x + start, count));
       const V scanned = scan_lanes<Bytes, Reverse, Bits>(key, carry);
       store_partial<Reverse>(y + start, from_key<Format>(scanned), count);
@@ -228,23 +252,25 @@ struct RowsBackward {
   CORNERNET_INLINE static void run(const PoolArgs<Bits>& args, int64_t begin, int64_t end) {
     const Plan& plan = args.plan;
     const std::unique_ptr<int8_t[]> flags(new int8_t[plan.scan]);
+    const int64_t ahead = rows_ahead(plan.scan * sizeof(Bits)) * plan.scan;
     for (int64_t row = begin; row < end; ++row) {
       Bits* grad_x = args.out + plan.offset(row, 0);
       const Bits* grad_y = args.in + plan.offset(row, 1);
       const Bits* x = args.key + plan.offset(row, 2);
       if (args.reverse) {
-        flag_maxima<Bytes, true>(x, plan.scan, flags.get());
-        route<Bytes, true>(grad_x, grad_y, plan.scan, flags.get());
+        flag_maxima<Bytes, true>(x, plan.scan, ahead, flags.get());
+        route<Bytes, true>(grad_x, grad_y, plan.scan, ahead, flags.get());
       } else {
-        flag_maxima<Bytes, false>(x, plan.scan, flags.get());
-        route<Bytes, false>(grad_x, grad_y, plan.scan, flags.get());
+        flag_maxima<Bytes, false>(x, plan.scan, ahead, flags.get());
+        route<Bytes, false>(grad_x, grad_y, plan.scan, ahead, flags.get());
       }
     }
   }
 
   // flags[i] = -1 where position i exceeds everything before it in the scan, else 0.
   template <int Bytes, bool Reverse>
-  CORNERNET_INLINE static void flag_maxima(const Bits* x, int64_t length, int8_t* flags) {
+  CORNERNET_INLINE static void flag_maxima(
+      const Bits* x, int64_t length, int64_t ahead, int8_t* flags) {
     using V = Vec<Bits, Bytes>;
     constexpr int kLanes = VectorOf<Bits, Bytes>::kLanes;
     constexpr std::make_index_sequence<kLanes> lanes{};
@@ -252,12 +278,13 @@ struct RowsBackward {
     for (int64_t done = 0; done < length; done += kLanes) {
       const int count = lanes_left(kLanes, done, length);
       const int64_t start = Reverse ? length - done - count : done;
+      __builtin_prefetch(x + start + ahead);
       const V key = merge_zeros(to_key<Format>(load_partial<V, Reverse>(x + start, count)));
       const V border = carry;
       const V scanned = scan_lanes<Bytes, Reverse, Bits>(key, carry);
       const V before = earlier<1, Reverse>(scanned, border, lanes);
       store_partial<Reverse>(flags + start,
-                             __builtin_convertvector(key > before, Vec<int8_t, kLanes>), count);
+                             convert_flags<int8_t>(key > before), count);
     }
   }
 
@@ -265,17 +292,20 @@ struct RowsBackward {
   // to the next flagged one. `closed` marks lanes whose sum must not reach further back.
   template <int Bytes, bool Reverse>
   CORNERNET_INLINE static void route(
-      Bits* grad_x, const Bits* grad_y, int64_t length, const int8_t* flags) {
+      Bits* grad_x, const Bits* grad_y, int64_t length, int64_t ahead, const int8_t* flags) {
     using Sum = Vec<Accumulator, Bytes>;
-    using Mask = Vec<typename MaskOf<Accumulator>::type, Bytes>;
+    using MaskBits = typename MaskOf<Accumulator>::type;
+    using Mask = Vec<MaskBits, Bytes>;
     constexpr int kLanes = VectorOf<Accumulator, Bytes>::kLanes;
     constexpr std::make_index_sequence<kLanes> lanes{};
     Sum carry{};
     for (int64_t done = 0; done < length; done += kLanes) {
       const int count = lanes_left(kLanes, done, length);
       const int64_t start = Reverse ? done : length - done - count;
-      const Mask flag = __builtin_convertvector(
-          (load_partial<Vec<int8_t, kLanes>, !Reverse>(flags + start, count)), Mask);
+      __builtin_prefetch(grad_y + start + ahead);
+      __builtin_prefetch(grad_x + start + ahead, 1);
+      const Mask flag = convert_flags<MaskBits>(
+          load_partial<Vec<int8_t, kLanes>, !Reverse>(flags + start, count));
       Sum sum = Format::template widen<Bytes>(
           load_partial<Vec<Bits, kLanes * sizeof(Bits)>, !Reverse>(grad_y + start, count));
       Mask closed = earlier<1, !Reverse>(flag, Mask{}, lanes);

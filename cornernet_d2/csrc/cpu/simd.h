@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #define CORNERNET_INLINE inline __attribute__((always_inline))
@@ -128,6 +129,25 @@ template <>
 struct MaskOf<double> {
   using type = int64_t;
 };
+
+// Flags (0 or -1) of any integer width as flags of another. One doubling or halving at a time: GCC
+// turns wider jumps of __builtin_convertvector into scalar code.
+template <class To, class V>
+CORNERNET_INLINE auto convert_flags(V flags) {
+  using From = std::remove_reference_t<decltype(flags[0])>;
+  constexpr int kLanes = sizeof(V) / sizeof(From);
+  if constexpr (sizeof(To) == sizeof(From)) {
+    return flags;
+  } else if constexpr (sizeof(To) > sizeof(From)) {
+    using Next = std::conditional_t<
+        sizeof(From) == 1, int16_t, std::conditional_t<sizeof(From) == 2, int32_t, int64_t>>;
+    return convert_flags<To>(__builtin_convertvector(flags, Vec<Next, kLanes * sizeof(Next)>));
+  } else {
+    using Next = std::conditional_t<
+        sizeof(From) == 8, int32_t, std::conditional_t<sizeof(From) == 4, int16_t, int8_t>>;
+    return convert_flags<To>(__builtin_convertvector(flags, Vec<Next, kLanes * sizeof(Next)>));
+  }
+}
 
 template <class V, class T>
 CORNERNET_INLINE V load_vector(const T* source) {
