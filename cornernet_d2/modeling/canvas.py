@@ -19,6 +19,25 @@ from ..targets import canvas_size
 Size = tuple[int, int]
 
 
+def common_canvas(
+    sizes: Sequence[Size], divisibility: int, padding: str = "bottom_right"
+) -> tuple[Size, list[Size]]:
+    """One canvas for images of different sizes, as large as the largest needs.
+
+    Args:
+        sizes: (height, width) of N images, pixels.
+        divisibility, padding: see :func:`cornernet_d2.targets.canvas_size`.
+
+    Returns:
+        (H, W) of the canvas and (top, left) of each image on it, pixels.
+    """
+    largest = tuple(max(size[axis] for size in sizes) for axis in (0, 1))
+    (height, width), _ = canvas_size(largest, divisibility, padding)
+    if padding == "bottom_right":
+        return (height, width), [(0, 0)] * len(sizes)
+    return (height, width), [(height // 2 - h // 2, width // 2 - w // 2) for h, w in sizes]
+
+
 def pad_to_canvas(
     images: Sequence[Tensor],
     pixel_mean: Tensor,
@@ -28,7 +47,7 @@ def pad_to_canvas(
     *,
     training: bool = False,
 ) -> tuple[Tensor, list[Size]]:
-    """Normalise images and place them on one canvas, as large as the largest needs.
+    """Normalise images and place them on their :func:`common_canvas`.
 
     Padding "bottom_right" and "center_mean" is 0 after normalising, "center_black" before. The
     authors and mmdetection, whose convention the centred modes are, test on an image only up to
@@ -44,20 +63,15 @@ def pad_to_canvas(
     Returns:
         (N, 3, canvas H, canvas W) float32, and (top, left) of each image on it, in pixels.
     """
-    largest = tuple(max(image.shape[axis] for image in images) for axis in (-2, -1))
-    (height, width), _ = canvas_size(largest, divisibility, padding)
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    (height, width), borders = common_canvas(sizes, divisibility, padding)
     fill = -pixel_mean / pixel_std if padding == "center_black" else torch.zeros_like(pixel_mean)
     batch = fill.expand(len(images), -1, height, width).clone()
-    borders = []
-    for canvas, image in zip(batch, images):
-        top, left, unused = 0, 0, 0
-        if padding != "bottom_right":
-            top, left = height // 2 - image.shape[-2] // 2, width // 2 - image.shape[-1] // 2
-            unused = 0 if training else 1
+    unused = 0 if training or padding == "bottom_right" else 1
+    for canvas, image, (top, left) in zip(batch, images, borders):
         image = image[:, : height - top - unused, : width - left - unused]
         area = canvas[:, top : top + image.shape[-2], left : left + image.shape[-1]]
         area.copy_((image - pixel_mean) / pixel_std)
-        borders.append((top, left))
     return batch, borders
 
 

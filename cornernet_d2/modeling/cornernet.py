@@ -18,7 +18,7 @@ from ..targets import CornerTargetGenerator, CornerTargets, canvas_size
 from . import monitoring
 from .corner_head import CornerHead, CornerMaps
 from .criterion import CornerCriterion, TargetBatch
-from .canvas import pad_to_canvas
+from .canvas import common_canvas, pad_to_canvas
 from .postprocess import CornerInference
 
 Size = Tuple[int, int]
@@ -47,7 +47,7 @@ class CornerNet(nn.Module):
         vis_period: iterations between pictures in TensorBoard; 0 for none.
 
     Raises:
-        ValueError: an unknown feature, or features of different strides.
+        ValueError: an unknown feature, or features of another stride than the targets'.
     """
 
     @configurable
@@ -74,7 +74,11 @@ class CornerNet(nn.Module):
         super().__init__()
         shapes = backbone.output_shape()
         self.in_features = list(in_features) or list(shapes)
-        _check_features(self.in_features, shapes, target_generator.stride)
+        stride = _common_stride(self.in_features, shapes)
+        if stride != target_generator.stride:
+            raise ValueError(
+                f"the features have stride {stride}, target_generator {target_generator.stride}"
+            )
         self.backbone = backbone
         self.head = nn.ModuleList(
             CornerHead(
@@ -98,9 +102,10 @@ class CornerNet(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict:
         backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
         settings = cfg.MODEL.CORNERNET
-        in_features = settings.IN_FEATURES or list(backbone.output_shape())
         loss, targets = settings.LOSS, settings.TARGETS
+        in_features = settings.IN_FEATURES or list(shapes)
         return {
             "backbone": backbone,
             "num_classes": settings.NUM_CLASSES,
@@ -115,7 +120,7 @@ class CornerNet(nn.Module):
             ),
             "target_generator": CornerTargetGenerator(
                 settings.NUM_CLASSES,
-                stride=backbone.output_shape()[in_features[-1]].stride,
+                stride=_common_stride(in_features, shapes),
                 min_overlap=targets.MIN_OVERLAP,
                 formula=targets.RADIUS_FORMULA,
                 fixed_radius=targets.FIXED_RADIUS,
@@ -158,6 +163,7 @@ class CornerNet(nn.Module):
         stacks = self.corner_maps(images)
         losses = self.criterion(stacks, targets, self.loss_counts)
         monitoring.log_batch(stacks[-1], targets)
+        monitoring.log_picture(self, batched_inputs[0], stacks[-1], borders[0])
         return losses
 
     def corner_maps(self, images: torch.Tensor) -> List[CornerMaps]:
@@ -183,22 +189,29 @@ class CornerNet(nn.Module):
             outputs.append({"instances": detector_postprocess(result, height, width)})
         return outputs
 
+    @property
+    def divisibility(self) -> int:
+        """What canvas sides are multiples of (or one short of), pixels."""
+        return max(self.backbone.size_divisibility, self.target_generator.stride)
+
     def preprocess_image(self, batched_inputs: List[Dict]) -> Tuple[torch.Tensor, List[Size]]:
         """Normalised images on one canvas (N, 3, H, W), and (top, left) of each on it, pixels."""
         return pad_to_canvas(
             [x["image"].to(self.device) for x in batched_inputs],
             self.pixel_mean,
             self.pixel_std,
-            max(self.backbone.size_divisibility, self.target_generator.stride),
+            self.divisibility,
             self.padding,
             training=self.training,
         )
 
     def count_targets(self, batched_inputs: List[Dict]) -> torch.Tensor:
-        """(objects, images) that a batch's losses are divided by, to add up for ``loss_counts``."""
-        canvas, borders = self.canvas(batched_inputs)
+        """(objects, images) of a batch, float64 (2,), to add up for ``loss_counts``."""
+        sizes = [x["image"].shape[-2:] for x in batched_inputs]
+        canvas, borders = common_canvas(sizes, self.divisibility, self.padding)
         targets = self.corner_targets(batched_inputs, canvas, borders)
-        return self.pixel_mean.new_tensor([sum(len(t) for t in targets), len(targets)])
+        counts = [sum(len(t) for t in targets), len(targets)]
+        return torch.tensor(counts, dtype=torch.float64, device=self.device)
 
     def corner_targets(
         self, batched_inputs: List[Dict], canvas: Size, borders: Sequence[Size]
@@ -210,7 +223,7 @@ class CornerNet(nn.Module):
         targets = []
         for x, border in zip(batched_inputs, borders):
             ready = x.get("corner_targets")
-            if ready is not None and ready.ratio == ratio and border == (0, 0):
+            if ready is not None and border == (0, 0) and ready.ratio == ratio:
                 targets.append(ready.padded(map_size))
             elif "instances" in x:
                 boxes, classes = self._on_canvas(x["instances"], border)
@@ -230,14 +243,17 @@ class CornerNet(nn.Module):
         return boxes + shift, instances.gt_classes.to(self.device)
 
 
-def _check_features(names: Sequence[str], shapes: Dict[str, ShapeSpec], stride: int) -> None:
-    for name in names:
-        if name not in shapes:
-            raise ValueError(
-                f"MODEL.CORNERNET.IN_FEATURES names {name!r}; the backbone has {list(shapes)}"
-            )
-        if shapes[name].stride != stride:
-            raise ValueError(
-                f"feature {name!r} has stride {shapes[name].stride}, the targets {stride}: "
-                "MODEL.CORNERNET.IN_FEATURES must name features of one stride"
-            )
+def _common_stride(names: Sequence[str], shapes: Dict[str, ShapeSpec]) -> int:
+    """Pixels per cell of the named features; ValueError if there is none or more than one."""
+    unknown = [name for name in names if name not in shapes]
+    if unknown:
+        raise ValueError(
+            f"MODEL.CORNERNET.IN_FEATURES names {unknown}; the backbone has {list(shapes)}"
+        )
+    strides = {name: shapes[name].stride for name in names}
+    if len(set(strides.values())) != 1:
+        raise ValueError(
+            f"the features {strides} differ in stride: MODEL.CORNERNET.IN_FEATURES must name "
+            "features of one stride"
+        )
+    return strides[names[-1]]

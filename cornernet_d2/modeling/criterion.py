@@ -63,8 +63,9 @@ class TargetBatch:
 
     @property
     def counts(self) -> torch.Tensor:
-        """(objects, images) as floats (2,): what the default convention divides by."""
-        return self.offsets.new_tensor([len(self.cells), len(self.heatmaps)])
+        """(objects, images), float64 (2,): what the default convention divides by."""
+        counts = [len(self.cells), len(self.heatmaps)]
+        return torch.tensor(counts, dtype=torch.float64, device=self.heatmaps.device)
 
 
 class CornerCriterion:
@@ -121,7 +122,8 @@ class CornerCriterion:
         Returns:
             loss_heatmap, loss_pull, loss_push, loss_offset: scalars, weighted, to be summed.
         """
-        norms = self._normalizers(targets, targets.counts if counts is None else counts)
+        dtype = torch.promote_types(stacks[0]["tl"]["heatmap"].dtype, torch.float32)
+        norms = self._normalizers(targets, targets.counts if counts is None else counts, dtype)
         terms = [self._stack_terms(maps, targets, norms) for maps in stacks]
         scale = 1.0 if self.convention == "mmdet" else 1.0 / len(stacks)
         return {
@@ -164,11 +166,12 @@ class CornerCriterion:
             "push": image_norm * push.sum(),
         }
 
-    def _normalizers(self, batch: TargetBatch, counts: torch.Tensor) -> Norms:
+    def _normalizers(
+        self, batch: TargetBatch, counts: torch.Tensor, dtype: torch.dtype
+    ) -> Norms:
         if self.convention == "default":
-            objects, images = _mean_over_processes(counts)
-            per_object = (1 / objects).expand(2)
-            return per_object, per_object, 1 / images
+            per_object, per_image = (1 / _mean_over_processes(counts)).to(dtype)
+            return (per_object, per_object), (per_object, per_object), per_image
         cells = (batch.heatmaps == 1).sum(dim=(0, 2, 3, 4)).clamp(min=1)
         if self.convention == "official":
             offset = 1 / (len(batch.cells) + OFFICIAL_EPS)

@@ -3,13 +3,19 @@
 Letters: N images, M objects, h x w map pixels.
 """
 
-from typing import Optional
+from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
 import torch
+from detectron2.data.detection_utils import convert_image_to_rgb
+from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils.events import EventStorage, get_event_storage
 
+from ..visualize import training_picture
 from .corner_head import CornerMaps
 from .criterion import TargetBatch, at_cells
+
+if TYPE_CHECKING:
+    from .cornernet import CornerNet
 
 # Reading a value back waits for the device, so that scalars are logged every so many iterations:
 # as often as Detectron2's writers print them.
@@ -55,3 +61,37 @@ def log_batch(maps: CornerMaps, targets: TargetBatch) -> None:
     nearest = nearest[nearest.isfinite()]
     if len(nearest):
         storage.put_scalar("embedding/between", nearest.mean(), smoothing_hint=False)
+
+
+@torch.no_grad()
+def log_picture(
+    model: "CornerNet", example: Dict, maps: CornerMaps, border: Tuple[int, int]
+) -> None:
+    """Every ``model.vis_period`` iterations, put a picture of an example into the EventStorage.
+
+    It shows ground truth, what the model detects in eval mode, and the heat maps.
+
+    Args:
+        model: in training mode; a period of 0 draws nothing.
+        example: a training dict with "image" and "instances".
+        maps: of the last stack; the example is the first of the batch.
+        border: (top, left) of its image on the canvas, pixels.
+    """
+    storage = current_storage() if model.vis_period > 0 else None
+    if storage is None or storage.iter % model.vis_period or "instances" not in example:
+        return
+    with inference_context(model):
+        detections = model.inference([example], do_postprocess=False)[0]
+    picture = convert_image_to_rgb(
+        example["image"].float().clamp(0, 255).permute(1, 2, 0), model.input_format
+    )
+    heatmaps = torch.stack([maps[corner]["heatmap"][0].float().sigmoid() for corner in maps])
+    picture = training_picture(
+        picture,
+        example["instances"].to("cpu"),
+        detections.to("cpu"),
+        heatmaps.cpu(),
+        stride=model.target_generator.stride,
+        origin=border,
+    )
+    storage.put_image("ground truth, detections, corner pairs, heat maps", picture)
