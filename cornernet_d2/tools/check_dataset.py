@@ -1,0 +1,243 @@
+"""Report on a data set before hours are spent on it.
+
+    python -m cornernet_d2.tools.check_dataset NAME ... [--config-file FILE] [--opts KEY VALUE ...]
+    python -m cornernet_d2.tools.check_dataset --annotations FILE.json --image-root FOLDER
+
+What is in it, what is wrong with it, and the ceiling: the AP that ground truth itself reaches when
+it goes through corner targets and decoding, which no training can beat. The exit status is 1 if
+the data cannot be trained on.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ..data import CornerNetDatasetMapper
+from ..data.reading import read_image
+from ..data.validation import boxes_xyxy, dataset_problems
+from ..modeling.decode import decode_corners
+from ..targets import CornerTargets, canvas_size
+from . import load_config
+
+LISTED = 20  # classes and problems printed of each kind
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    cfg = load_config(args.config_file or "CornerNet-HG104", args.opts)
+    names = args.names or list(cfg.DATASETS.TRAIN if args.config_file else ())
+    if args.annotations:
+        register_coco_instances(args.annotations, {}, args.annotations, args.image_root)
+        names = [args.annotations]
+    if not names:
+        raise SystemExit("name a registered data set, or give --annotations and --image-root")
+    return max(_report(name, cfg, args) for name in names)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="registered data sets")
+    parser.add_argument("--annotations", help="COCO json of a data set that is not registered")
+    parser.add_argument("--image-root", default="", help="folder of the json's images")
+    parser.add_argument("--config-file", help="default: CornerNet-HG104 for any classes")
+    parser.add_argument("--read-images", action="store_true", help="decode every image as well")
+    parser.add_argument("--max-images", type=int, default=1000, help="images for the ceiling")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys")
+    return parser
+
+
+def _report(name: str, cfg: CfgNode, args: argparse.Namespace) -> int:
+    dicts = DatasetCatalog.get(name)
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    cfg = cfg.clone()
+    if not args.config_file and classes and "MODEL.CORNERNET.NUM_CLASSES" not in args.opts:
+        cfg.MODEL.CORNERNET.NUM_CLASSES = len(classes)
+    problems = list(
+        dataset_problems(
+            dicts, cfg.MODEL.CORNERNET.NUM_CLASSES, classes, args.read_images, cfg.INPUT.FORMAT
+        )
+    )
+    fatal = [problem for problem in problems if problem.fatal]
+    print(f"== {name}: {len(dicts)} images ==")
+    for title, found in (
+        ("cannot be trained on", fatal),
+        ("left out of training", [problem for problem in problems if not problem.fatal]),
+    ):
+        print(f"{title}: {len(found)} problems")
+        for problem in found[:LISTED]:
+            print(f"  {problem}")
+        if len(found) > LISTED:
+            print(f"  and {len(found) - LISTED} more")
+    if fatal:
+        return 1
+    print_contents(dicts, classes or [str(i) for i in range(cfg.MODEL.CORNERNET.NUM_CLASSES)])
+    print_ceiling(dicts, cfg, args.max_images)
+    return 0
+
+
+def print_contents(dicts: Sequence[Mapping], classes: Sequence[str]) -> None:
+    """Counts and sizes of images and objects."""
+    annotations = [obj for d in dicts for obj in d["annotations"]]
+    objects = [obj for obj in annotations if not _is_ignored(obj)]
+    boxes = boxes_xyxy(objects)
+    sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    counts = np.array([sum(not _is_ignored(obj) for obj in d["annotations"]) for d in dicts])
+    print(
+        f"objects: {len(objects)}, and {len(annotations) - len(objects)} crowd or ignored regions; "
+        f"per image {_spread(counts)}; images without: {int((counts == 0).sum())}"
+    )
+    for side in ("width", "height"):
+        known = [d[side] for d in dicts if side in d]
+        print(f"image {side}: {_spread(np.array(known))} px")
+    small, large = int((sides < 32).sum()), int((sides >= 96).sum())  # COCO's limits
+    print(
+        f"object side (root of the area): {_spread(sides)} px; "
+        f"small {small}, medium {len(sides) - small - large}, large {large}"
+    )
+    histogram = Counter({i: 0 for i in range(len(classes))})
+    histogram.update(obj["category_id"] for obj in objects)
+    ranked = histogram.most_common()
+    print(f"classes: {len(classes)}, without an object: {sum(n == 0 for _, n in ranked)}")
+    for category, count in ranked[:LISTED]:
+        print(f"  {classes[category]:24} {count}")
+    if len(ranked) > LISTED:
+        print(f"  ... fewest: {classes[ranked[-1][0]]} {ranked[-1][1]}")
+
+
+def print_ceiling(dicts: Sequence[Mapping], cfg: CfgNode, max_images: int) -> None:
+    """What corner maps of cells can represent of the ground truth, at the images' own size."""
+    mapper = CornerNetDatasetMapper(cfg, is_train=True)
+    step = max(1, -(-len(dicts) // max_images))
+    stride = mapper.target_generator.stride
+    total = shared = below = crowded = 0
+    images, truth, found = [], [], []
+    for image_id, d in enumerate(dicts[::step]):
+        objects = [obj for obj in d["annotations"] if not _is_ignored(obj)]
+        boxes = boxes_xyxy(objects)
+        categories = np.array([obj["category_id"] for obj in objects], np.int64)
+        size = _image_size(d, mapper)
+        canvas, border = canvas_size(size, mapper.size_divisibility, mapper.padding)
+        shift = np.array([border[1], border[0]] * 2)
+        targets = mapper.target_generator(boxes + shift, categories, canvas)
+        total += len(targets)
+        below += int(((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) < stride).sum())
+        crowded += len(targets) > cfg.MODEL.CORNERNET.TEST.TOP_K
+        shared += _sharing(targets.cells)
+        images.append({"id": image_id, "height": size[0], "width": size[1]})
+        for obj, box in zip(d["annotations"], boxes_xyxy(d["annotations"])):
+            truth.append(_coco(image_id, obj["category_id"], box, iscrowd=int(_is_ignored(obj))))
+        for category, box, score in _decoded(targets, cfg):
+            box = np.clip(box - shift, 0, [size[1], size[0]] * 2)
+            found.append(_coco(image_id, category, box, score=score))
+    print(
+        f"on the {stride}-pixel map, of {total} objects in {len(images)} images: {shared} share a "
+        f"corner cell with another, {below} have a side below {stride} px; {crowded} images have "
+        f"more than TOP_K {cfg.MODEL.CORNERNET.TEST.TOP_K}"
+    )
+    stats = _coco_stats(images, truth, found, cfg.MODEL.CORNERNET.NUM_CLASSES)
+    print(
+        "ceiling (ground truth through targets and decoding): "
+        + ", ".join(f"{name} {value:.3f}" for name, value in stats.items())
+    )
+
+
+def _decoded(targets: CornerTargets, cfg: CfgNode) -> list[tuple[int, np.ndarray, float]]:
+    """(class, box in canvas pixels, score) that perfect maps of the targets decode to."""
+    if not len(targets):
+        return []
+    height, width = targets.map_size
+    present, compact = targets.classes.unique(return_inverse=True)
+    # Channels of absent classes would be empty: leave them out.
+    targets = dataclasses.replace(targets, classes=compact, num_classes=len(present))
+    heat = targets.dense_heatmaps().clamp(1e-6, 1 - 1e-6).logit()
+    maps = {}
+    for corner, side in enumerate(("tl", "br")):
+        # NaN pairs with nothing; objects that share a cell overwrite each other, as they must.
+        embedding = torch.full((1, height * width), torch.nan)
+        embedding[0, targets.cells[:, corner]] = torch.arange(len(targets)).float()
+        offset = torch.zeros(2, height * width)
+        offset[:, targets.cells[:, corner]] = targets.offsets[:, corner].T
+        maps[side] = {
+            "heatmap": heat[corner][None],
+            "embedding": embedding.view(1, 1, height, width),
+            "offset": offset.view(1, 2, height, width),
+        }
+    test = cfg.MODEL.CORNERNET.TEST
+    boxes, scores, classes, _ = decode_corners(
+        maps, test.TOP_K, test.NMS_KERNEL, test.EMBEDDING_THRESHOLD, test.MAX_PAIRS
+    )
+    kept = scores[0] > 0
+    boxes = boxes[0, kept].numpy() / np.array(targets.ratio[::-1] * 2)
+    categories = present[classes[0, kept]].tolist()
+    return list(zip(categories, boxes, scores[0, kept].tolist()))
+
+
+def _coco_stats(
+    images: list[dict], truth: list[dict], found: list[dict], num_classes: int
+) -> dict[str, float]:
+    coco = COCO()
+    for i, annotation in enumerate(truth):
+        annotation["id"] = i + 1  # COCOeval takes 0 for "no match"
+    categories = [{"id": i} for i in range(num_classes)]
+    coco.dataset = {"images": images, "annotations": truth, "categories": categories}
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    if not found:
+        return dict.fromkeys((*names, "AR100"), float("nan"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {**dict(zip(names, evaluation.stats)), "AR100": evaluation.stats[8]}
+
+
+def _coco(image_id: int, category: int, box: np.ndarray, **rest: float) -> dict:
+    x0, y0, x1, y1 = (float(value) for value in box)
+    area = (x1 - x0) * (y1 - y0)
+    bbox = [x0, y0, x1 - x0, y1 - y0]
+    return dict(image_id=image_id, category_id=int(category), bbox=bbox, area=area, **rest)
+
+
+def _image_size(dataset_dict: Mapping, mapper: CornerNetDatasetMapper) -> tuple[int, int]:
+    if "height" not in dataset_dict or "width" not in dataset_dict:
+        return read_image(dataset_dict, mapper.image_format).shape[:2]
+    return dataset_dict["height"], dataset_dict["width"]
+
+
+def _sharing(cells: torch.Tensor) -> int:
+    """Number of objects with a corner in the same cell as another object's, same corner."""
+    hit = torch.zeros(len(cells), dtype=torch.bool)
+    for side in cells.T:
+        _, inverse, counts = side.unique(return_inverse=True, return_counts=True)
+        hit |= counts[inverse] > 1
+    return int(hit.sum())
+
+
+def _is_ignored(annotation: Mapping) -> bool:
+    return bool(annotation.get("iscrowd") or annotation.get("ignore"))
+
+
+def _spread(values: np.ndarray) -> str:
+    if not len(values):
+        return "none"
+    low, middle, high = np.percentile(values, [0, 50, 100])
+    return f"{low:.0f} to {high:.0f}, median {middle:.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
