@@ -58,9 +58,11 @@ def draw_heatmaps(targets: list["CornerTargets"]) -> tuple[Tensor, Tensor | None
 def _window(centre: Tensor, radii: Tensor, step: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Positions (P, D) along one axis and the Gaussian's factor there, 0 outside its window."""
     position = centre[:, None] + step
-    sigma = (2 * radii[:, None] + 1).float() / 6
+    # In double: vectorised float32 exp rounds by the place in memory, so that an object's heat map
+    # would depend, in the last bit, on what else is in the batch.
+    sigma = (2 * radii[:, None] + 1).double() / 6
     inside = (step.abs() <= radii[:, None]) & (position >= 0) & (position < size)
-    return position.clamp(0, size - 1), torch.exp(-(step**2) / (2 * sigma**2)) * inside
+    return position.clamp(0, size - 1), torch.exp(-(step**2) / (2 * sigma**2)).float() * inside
 
 
 def _draw_ignore(targets: list["CornerTargets"], ignore: Tensor) -> None:
