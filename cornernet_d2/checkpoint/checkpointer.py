@@ -20,10 +20,12 @@ class CornerNetCheckpointer(DetectionCheckpointer):
     loading compares it with the model's.
     """
 
+    def notes(self) -> Dict[str, Any]:
+        """What a saved file holds besides weights: the input that they expect."""
+        return {METADATA_KEY: describe(conventions.of_model(self.model))}
+
     def save(self, name: str, **kwargs: Any) -> None:
-        """As Detectron2's, with the model's input convention noted in the file."""
-        kwargs.setdefault(METADATA_KEY, describe(conventions.of_model(self.model)))
-        super().save(name, **kwargs)
+        super().save(name, **self.notes(), **kwargs)
 
     def _load_file(self, filename: str) -> Dict[str, Any]:
         if not is_torch_file(filename):

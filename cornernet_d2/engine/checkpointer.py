@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import IO, Any, Dict, Iterator, List, Optional
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
+
+from ..checkpoint import CornerNetCheckpointer
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,8 @@ BEST = "model_best"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")  # written by fvcore's PeriodicCheckpointer
 
 
-class TrainingCheckpointer(DetectionCheckpointer):
-    """A DetectionCheckpointer whose files are always whole, and which copes with files that aren't.
+class TrainingCheckpointer(CornerNetCheckpointer):
+    """A checkpointer whose files are always whole, and which copes with files that aren't.
 
     - A file appears under its name only when all of it is on the disk.
     - Of the numbered checkpoints the last ``keep`` stay.
@@ -46,7 +47,7 @@ class TrainingCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
+        data = {"model": self.model.state_dict(), **self.notes()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         data.update(kwargs)
         self.write(name, data)

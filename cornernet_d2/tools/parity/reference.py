@@ -5,7 +5,7 @@ import json
 import os
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class Reference:
         if not os.path.isdir(path):
             raise FileNotFoundError(f"there is no folder {path}")
         self.path = path
+        self._made: Optional[Tuple[Tuple[str, int], Checkpoint]] = None
 
     def files(self) -> List[str]:
         """Names of all files in the folder, sorted."""
@@ -56,9 +57,15 @@ class Reference:
             return json.load(f)["keys"]
 
     def weights(self, keys_file: str, seed: int) -> Checkpoint:
-        """Weights of the recipe, through the reader of published checkpoints."""
-        path = os.path.join(self.path, keys_file)
-        return parse(self.recipe.make_state_dict(path, seed), keys_file)
+        """Weights of the recipe, through the reader of published checkpoints.
+
+        The last ones are kept: the full network's take seconds to make.
+        """
+        if self._made is None or self._made[0] != (keys_file, seed):
+            path = os.path.join(self.path, keys_file)
+            state = self.recipe.make_state_dict(path, seed)
+            self._made = (keys_file, seed), parse(state, keys_file)
+        return self._made[1]
 
     def config(self, checkpoint: Checkpoint) -> CfgNode:
         """The official preset for a network of these weights' shapes."""
