@@ -24,6 +24,21 @@ inline void check_same(
   STD_TORCH_CHECK(same, "corner_pool: ", name, " must have the shape, dtype and device of the map");
 }
 
+inline int contiguous_dim_of(const torch::stable::Tensor& x) {
+  const int64_t* strides[] = {x.strides().data()};
+  return contiguous_dim(x.sizes().data(), strides, 1);
+}
+
+// NCHW or channels_last, up to dimensions of size 1: the layouts of the fused kernels.
+inline bool has_contiguous_rows_or_channels(const torch::stable::Tensor& x) {
+  const int dim = contiguous_dim_of(x);
+  return dim == 1 || dim == 3;
+}
+
+inline torch::stable::Tensor contiguous_like(const torch::stable::Tensor& x) {
+  return torch::stable::new_empty(x, x.sizes());
+}
+
 // `source` with the strides of the dense tensor `like`; a copy only where no dimension is
 // contiguous in both (a transposed or strided view).
 inline torch::stable::Tensor with_shared_contiguous_dim(

@@ -196,3 +196,49 @@ def _(vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tensor:
             horizontal, 3, reverse
         )
     return _PoolSum.apply(vertical, horizontal, reverse)
+
+
+@torch.library.impl(LIBRARY, "corner_pool_sum_backward", "Autograd")
+def _(
+    grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool
+) -> Tuple[Tensor, Tensor]:
+    differentiated = torch.is_grad_enabled() and grad.requires_grad
+    if differentiated or _needs_formula(grad, vertical, horizontal):
+        return _pool_sum_backward(grad, vertical, horizontal, reverse)
+    return _no_double_dispatch(
+        _NAMESPACE.corner_pool_sum_backward.default, grad, vertical, horizontal, reverse
+    )
+
+
+# ---------------------------------------------------------------- vmap
+# Maps are pooled independently of each other: the mapped dimension joins the images.
+def _fold(x: Tensor, in_dim: Optional[int], size: int) -> Tensor:
+    batched = x.expand(size, *x.shape) if in_dim is None else x.movedim(in_dim, 0)
+    return batched.flatten(0, 1)
+
+
+def _register_vmap(name: str) -> None:
+    operator = getattr(_NAMESPACE, name)
+
+    def rule(info: Any, in_dims: Tuple[Optional[int], ...], *args: Any) -> Tuple[Any, Any]:
+        size = info.batch_size
+        folded: List[Any] = [
+            _fold(arg, in_dim, size) if isinstance(arg, Tensor) else arg
+            for arg, in_dim in zip(args, in_dims)
+        ]
+        result = operator(*folded)
+        if isinstance(result, tuple):
+            return tuple(part.unflatten(0, (size, -1)) for part in result), (0,) * len(result)
+        return result.unflatten(0, (size, -1)), 0
+
+    torch.library.register_vmap(f"cornernet_d2::{name}", rule, lib=LIBRARY)
+
+
+for _name in (
+    "corner_pool",
+    "corner_pool_backward",
+    "corner_pool_gather",
+    "corner_pool_sum",
+    "corner_pool_sum_backward",
+):
+    _register_vmap(_name)
