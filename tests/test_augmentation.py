@@ -1,0 +1,239 @@
+"""Augmentations against the published code's results, draw by draw."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import transforms as T
+
+from cornernet_d2.data.augmentation import (
+    COLOR_EIGENVALUES,
+    COLOR_EIGENVECTORS,
+    ColorJitter,
+    Lighting,
+    PixelFlipTransform,
+    RandomPixelFlip,
+    RandomScaleCrop,
+    ScaleCropTransform,
+)
+
+ROOT = Path(__file__).parent
+REFERENCE = Path(os.environ.get("CORNERNET_REFERENCE_DIR", ROOT.parent / "../shared/reference"))
+FIXTURE = np.load(ROOT / "fixtures" / "augmentation.npz")
+needs_reference = pytest.mark.skipif(
+    not (REFERENCE / "targets.npz").exists(), reason="no reference folder"
+)
+
+
+def reference_image(size: np.ndarray, seed: int) -> np.ndarray:
+    spec = importlib.util.spec_from_file_location("weights", REFERENCE / "weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.make_image(*size, int(seed))
+
+
+def assert_crop_equal(data: np.lib.npyio.NpzFile, i: int, image: np.ndarray | None) -> None:
+    case = {key.split("/")[2]: data[key] for key in data if key.startswith(f"crop/{i}/")}
+    augmentation = RandomScaleCrop((511, 511), data["crop/random_scales"].tolist())
+    height, width = case["image_size"]
+    for side, bounds in ((width, case["x_range"]), (height, case["y_range"])):
+        low = augmentation._least_distance(side)
+        assert (low, side - low) == tuple(bounds)
+    center, size = (case["center_x"], case["center_y"]), tuple(case["out_size"])
+    assert size == tuple(int(511 * case["scale"]) for _ in size)
+    unscaled = ScaleCropTransform(center, size, size)
+    boxes = case["boxes"][:, :4]
+    np.testing.assert_allclose(unscaled.apply_box(boxes), case["out_boxes"][:, :4], atol=1e-9)
+    resized = ScaleCropTransform(center, size, (511, 511)).apply_box(boxes)
+    np.testing.assert_allclose(resized, case["resized_boxes"][:, :4], atol=1e-9)
+    clipped = resized.clip(0, 510)
+    clipped = clipped[(clipped[:, 2:] > clipped[:, :2]).all(1)]
+    np.testing.assert_allclose(clipped, case["clipped_boxes"][:, :4], atol=1e-9)
+    flipped = PixelFlipTransform(511).apply_box(clipped)
+    np.testing.assert_allclose(flipped, case["flipped_boxes"][:, :4], atol=1e-9)
+    if image is not None:
+        output = unscaled.apply_image(image)
+        assert output.shape == (*size, 3) and output.sum(dtype=np.int64) == case["out_sum"]
+        np.testing.assert_array_equal(output[::8, ::8], case["out_sub"])
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_published_crops(i):
+    assert_crop_equal(FIXTURE, i, FIXTURE.get(f"crop/{i}/image"))
+
+
+@pytest.mark.parametrize("i", range(2))
+def test_published_colors(i):
+    case = {key.split("/")[1]: FIXTURE[key] for key in FIXTURE if key.startswith(f"{i}/")}
+    jitter = ColorJitter(0.4).transform(case["image"], case["order"], case["alpha"])
+    image = jitter.apply_image(case["image"])
+    np.testing.assert_allclose(image[::2, ::2] / 255, case["after_jitter_sub"], atol=1e-5)
+    image = Lighting(0.1).transform(case["lighting_alpha"]).apply_image(image)
+    np.testing.assert_allclose(image[::2, ::2] / 255, case["after_lighting_sub"], atol=1e-5)
+
+
+def test_published_color_components():
+    np.testing.assert_allclose(COLOR_EIGENVALUES, FIXTURE["eig_val"], rtol=1e-6)
+    np.testing.assert_allclose(COLOR_EIGENVECTORS, FIXTURE["eig_vec"], rtol=1e-6)
+
+
+@needs_reference
+def test_whole_reference_folder():
+    data = np.load(REFERENCE / "targets.npz")
+    for i in range(len({key.split("/")[1] for key in data if key.startswith("crop/")}) - 1):
+        image = reference_image(data[f"crop/{i}/image_size"], data[f"crop/{i}/image_seed"])
+        assert_crop_equal(data, i, image)
+    for case in data["cases"]:  # without augmentation: the whole image as one centred crop
+        sizes, seeds = data[f"{case}/image_sizes"], data[f"{case}/image_seeds"]
+        for j, ((h, w), seed) in enumerate(zip(sizes, seeds)):
+            side = (max(h, w),) * 2
+            crop = ScaleCropTransform((w // 2, h // 2), side, data[f"{case}/input_size"])
+            image = crop.apply_image(reference_image((h, w), seed)).transpose(2, 0, 1)
+            np.testing.assert_array_equal(image[:, ::32, ::32], data[f"{case}/image_sub"][j])
+            assert image.sum(dtype=np.int64) == data[f"{case}/image_stats"][j][0]
+    data = np.load(REFERENCE / "augment.npz")
+    for i in data["cases"]:
+        image, order = data[f"{i}/image"], data[f"{i}/order"]
+        image = ColorJitter().transform(image, order, data[f"{i}/alpha"]).apply_image(image)
+        np.testing.assert_allclose(image / 255, data[f"{i}/after_jitter"], atol=1e-5)
+        image = Lighting().transform(data[f"{i}/lighting_alpha"]).apply_image(image)
+        np.testing.assert_allclose(image / 255, data[f"{i}/after_lighting"], atol=1e-5)
+        normalised = (image / 255 - data["mean"]) / data["std"]
+        expected = data[f"{i}/normalised"]
+        if expected.shape != normalised.shape:
+            normalised = normalised.transpose(2, 0, 1)
+        np.testing.assert_allclose(normalised, expected, atol=1e-5)
+
+
+def test_draws_come_from_numpys_global_state():
+    image = np.random.RandomState(0).randint(0, 256, (200, 300, 3), np.uint8)
+    augmentation = T.AugmentationList(
+        [RandomScaleCrop((64, 96), [0.5, 1.5], 30), ColorJitter(), Lighting(), RandomPixelFlip()]
+    )
+
+    def run(seed: int) -> np.ndarray:
+        np.random.seed(seed)
+        aug_input = T.AugInput(image.copy())
+        augmentation(aug_input)
+        return aug_input.image
+
+    outputs = [run(seed) for seed in range(6)]
+    assert all(np.array_equal(output, run(seed)) for seed, output in enumerate(outputs))
+    assert len({output.tobytes() for output in outputs}) == 6
+    assert all(output.shape == (64, 96, 3) for output in outputs)
+
+
+def test_all_scales_and_centres_are_drawn():
+    np.random.seed(0)
+    augmentation = RandomScaleCrop((100, 100), [0.5, 1.0, 2.0], border=10)
+    image = np.zeros((24, 40, 3), np.uint8)
+    drawn = [augmentation.get_transform(image) for _ in range(400)]
+    assert {t.crop_size for t in drawn} == {(50, 50), (100, 100), (200, 200)}
+    assert {t.center[0] for t in drawn} == set(range(10, 30))
+    assert {t.center[1] for t in drawn} == set(range(10, 14))
+
+
+@pytest.mark.parametrize("fill", [0, (10, 20, 30)])
+def test_points_follow_pixels_and_outside_is_filled(fill):
+    image = np.full((60, 80, 3), 200, np.uint8)
+    image[40, 10] = 255
+    crop = ScaleCropTransform((12, 38), (40, 40), (160, 160), fill)
+    output = crop.apply_image(image)
+    y, x = np.unravel_index(output[..., 0].argmax(), output.shape[:2])
+    centre = crop.apply_coords(np.array([[10.5, 40.5]]))[0]  # of the marked pixel
+    assert abs(x + 0.5 - centre[0]) <= 1 and abs(y + 0.5 - centre[1]) <= 1
+    np.testing.assert_array_equal(output[0, 0], np.broadcast_to(fill, 3))  # left of the image
+    np.testing.assert_array_equal(output[20, 100], [200] * 3)
+
+
+def test_crop_of_masks_and_single_channels():
+    mask = np.zeros((50, 50), np.uint8)
+    mask[20:30, 20:30] = 1
+    crop = ScaleCropTransform((5, 25), (40, 40), (80, 80), fill=9)
+    output = crop.apply_segmentation(mask)
+    assert output.dtype == np.uint8 and set(np.unique(output)) == {0, 1}
+    assert crop.apply_image(mask[:, :, None].astype(np.float32)).shape == (80, 80, 1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 900)])
+def test_tiny_images_are_cropped(size):
+    np.random.seed(0)
+    for _ in range(20):
+        image = np.full((*size, 3), 255, np.uint8)
+        output = RandomScaleCrop((511, 511), [0.6, 1.3]).get_transform(image).apply_image(image)
+        assert output.shape == (511, 511, 3) and output.max() > 0
+
+
+def test_flip_conventions():
+    np.random.seed(1)
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    box = np.array([[0.0, 0, 3, 1]])
+    pixel, stock = RandomPixelFlip(1.0), T.RandomFlip(1.0)
+    np.testing.assert_array_equal(pixel.get_transform(image).apply_box(box), [[0, 0, 3, 1]])
+    np.testing.assert_array_equal(stock.get_transform(image).apply_box(box), [[1, 0, 4, 1]])
+    for flip in (pixel, stock):
+        output = flip.get_transform(image).apply_image(image)
+        np.testing.assert_array_equal(output, image[:, ::-1])
+    assert isinstance(RandomPixelFlip(0.0).get_transform(image), T.NoOpTransform)
+    assert isinstance(pixel.get_transform(image), T.HFlipTransform)  # what keypoints look for
+
+
+def slow_jitter(image: np.ndarray, order: list[str], factors: list[float]) -> np.ndarray:
+    """The steps one after another, on a BGR image in 0..1."""
+    image = image / 255
+    grey = image @ [0.114, 0.587, 0.299]
+    for name, factor in zip(order, factors):
+        image = image * factor
+        if name == "contrast":
+            image = image + (1 - factor) * grey.mean()
+        elif name == "saturation":
+            image = image + (1 - factor) * grey[..., None]
+    return image * 255
+
+
+def test_jitter_is_the_product_of_its_steps_in_either_channel_order():
+    rng = np.random.RandomState(0)
+    image = rng.randint(0, 256, (20, 30, 3), np.uint8)
+    for _ in range(10):
+        order = rng.permutation(ColorJitter.STEPS).tolist()
+        factors = rng.uniform(0.6, 1.4, 3).tolist()
+        expected = slow_jitter(image, order, factors)
+        bgr = ColorJitter(0.4, "BGR").transform(image, order, factors)
+        np.testing.assert_allclose(bgr.apply_image(image), expected, atol=1e-3)
+        rgb = ColorJitter(0.4, "RGB").transform(image[..., ::-1], order, factors)
+        np.testing.assert_allclose(
+            rgb.apply_image(image[..., ::-1]), expected[..., ::-1], atol=1e-3
+        )
+    alpha = rng.normal(size=3)
+    shift = Lighting(image_format="BGR").transform(alpha).apply_image(image) - image
+    np.testing.assert_allclose(
+        Lighting(image_format="RGB").transform(alpha).apply_image(image) - image,
+        shift[..., ::-1],
+        atol=1e-3,
+    )
+
+
+def test_colors_leave_geometry_alone():
+    transform = ColorJitter().get_transform(np.zeros((4, 4, 3), np.uint8))
+    box = np.array([[1.0, 2, 3, 4]])
+    assert transform.apply_box(box) is box and transform.apply_coords(box) is box
+    assert transform.apply_segmentation(box) is box
+    assert isinstance(transform.inverse(), T.NoOpTransform)
+
+
+def test_bad_options_are_refused():
+    for size, scales in (((511, 511), []), ((511,), [1.0]), ((10, 10), [0.1])):
+        with pytest.raises(ValueError, match="INPUT.CORNERNET.CROP"):
+            RandomScaleCrop(size, scales)
+    for augmentation in (ColorJitter, Lighting):
+        with pytest.raises(ValueError, match="INPUT.FORMAT"):
+            augmentation(0.1, "L")
+
+
+def test_resizing_is_opencvs():
+    image = np.random.RandomState(0).randint(0, 256, (100, 100, 3), np.uint8)
+    output = ScaleCropTransform((50, 50), (100, 100), (70, 70)).apply_image(image)
+    np.testing.assert_array_equal(output, cv2.resize(image, (70, 70)))

@@ -1,0 +1,327 @@
+"""Training targets against the published ones and a slow transcription of the rules."""
+
+import math
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cornernet_d2 import heatmaps
+from cornernet_d2.modeling.decode import decode_corners
+from cornernet_d2.targets import (
+    CornerTargetGenerator,
+    canvas_size,
+    draw_heatmaps,
+    gaussian_radius,
+)
+
+ROOT = Path(__file__).parent
+REFERENCE = Path(os.environ.get("CORNERNET_REFERENCE_DIR", ROOT.parent / "../shared/reference"))
+FIXTURE = np.load(ROOT / "fixtures" / "targets.npz")
+VARIANTS = {"iou03": {"min_overlap": 0.3}, "iou07": {}, "nobump": {"gaussian": False}}
+
+
+def assert_case_equal(data: np.lib.npyio.NpzFile, case: str) -> None:
+    """All variants of one reference case: cells exact, values 1e-6."""
+    height, width = data[f"{case}/input_size"]
+    variants = dict(VARIANTS)
+    if f"{case}/gaussian_radius" in data:
+        variants = {"radius": {"fixed_radius": int(data[f"{case}/gaussian_radius"])}}
+    for variant, options in variants.items():
+        generator = CornerTargetGenerator(80, **options)
+        batch = []
+        for i, (h, w) in enumerate(data[f"{case}/image_sizes"]):
+            rows = data[f"{case}/boxes"][data[f"{case}/box_image"] == i]
+            side = max(h, w)  # the image is padded to a square and resized
+            left, top = side // 2 - w // 2, side // 2 - h // 2
+            boxes = (rows[:, :4] + [left, top, left, top]) * np.array(
+                [width / side, height / side] * 2
+            )
+            targets = generator(boxes, rows[:, 4] - 1, (height, width))
+            count = data[f"{case}/count"][i]
+            assert len(targets) == count
+            for corner, name in enumerate(("tl", "br")):
+                np.testing.assert_array_equal(
+                    targets.cells[:, corner], data[f"{case}/{name}_ind"][i, :count]
+                )
+                np.testing.assert_allclose(
+                    targets.offsets[:, corner], data[f"{case}/{name}_regr"][i, :count], atol=1e-6
+                )
+            batch.append(targets)
+        heat, ignore = draw_heatmaps(batch)
+        assert ignore is None
+        for corner, name in enumerate(("tl", "br")):
+            dense = heat[:, corner].numpy().ravel()
+            index, value = (data[f"{case}/{variant}_{name}_heat_{k}"] for k in ("index", "value"))
+            np.testing.assert_array_equal(np.flatnonzero(dense), index)
+            np.testing.assert_array_equal(np.flatnonzero(dense == 1), index[value == 1])
+            np.testing.assert_allclose(dense[index], value, atol=1e-6)
+
+
+def assert_radius_equal(data: np.lib.npyio.NpzFile) -> None:
+    height, width = np.mgrid[1:129, 1:129]
+    for overlap, expected in zip(data["radius/overlaps"], data["radius/int_radius"]):
+        radius = gaussian_radius(height, width, overlap)
+        np.testing.assert_array_equal(np.maximum(0, radius.astype(int)), expected)
+    sizes = data["radius/sub_sizes"]
+    radius = gaussian_radius(sizes[:, None], sizes[None], data["radius/overlaps"][:, None, None])
+    np.testing.assert_allclose(radius, data["radius/float_radius"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("case", FIXTURE["cases"])
+def test_published_targets(case):
+    assert_case_equal(FIXTURE, case)
+
+
+def test_published_radius():
+    assert_radius_equal(FIXTURE)
+
+
+@pytest.mark.skipif(not (REFERENCE / "targets.npz").exists(), reason="no reference folder")
+def test_whole_reference_folder():
+    data = np.load(REFERENCE / "targets.npz")
+    for case in data["cases"]:
+        assert_case_equal(data, case)
+    assert_radius_equal(data)
+
+
+def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    inter = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    area = sum((x[2] - x[0]) * (x[3] - x[1]) for x in (a, b))
+    return inter / (area - inter)
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.floats(1, 200), st.floats(1, 200), st.floats(0.05, 0.95))
+def test_exact_radius_is_the_largest_that_keeps_the_overlap(height, width, overlap):
+    r = gaussian_radius(height, width, overlap)
+    box = (0, 0, width, height)
+    moved = ((r, r, width + r, height + r), (r, r, width - r, height - r),
+             (-r, -r, width + r, height + r))  # fmt: skip
+    assert min(iou(box, other) for other in moved) == pytest.approx(overlap, abs=1e-6)
+
+
+def test_first_release_formula():
+    # Square boxes at 0.7; anchors of what the first release computed.
+    assert [int(gaussian_radius(s, s, 0.7, "eccv18")) for s in (10, 20, 40, 80)] == [2, 5, 10, 21]
+    assert [int(gaussian_radius(s, s, 0.7, "exact")) for s in (10, 20, 40, 80)] == [0, 1, 3, 6]
+    h, w, m = 13.0, 29.0, 0.6
+    b = (h + w, 2 * (h + w), -2 * m * (h + w))
+    ac = (h * w * (1 - m) / (1 + m), 4 * (1 - m) * h * w, 4 * m * (m - 1) * h * w)
+    expected = min((b + math.sqrt(b * b - 4 * ac)) / 2 for b, ac in zip(b, ac))
+    assert gaussian_radius(h, w, m, "eccv18") == pytest.approx(expected)
+
+
+def test_radius_keeps_the_kind_of_its_arguments():
+    expected = gaussian_radius(10, 20, 0.7)
+    assert type(expected) is float
+    assert type(gaussian_radius(np.float32(10), np.int64(20), np.float64(0.7))) is float
+    array = gaussian_radius(np.array([10, 10]), 20, np.array([[0.7], [0.3]]))
+    assert isinstance(array, np.ndarray) and array.shape == (2, 2)
+    tensor = gaussian_radius(
+        torch.tensor([10]), np.array([20.0]), torch.tensor(0.7, dtype=torch.float64)
+    )
+    assert isinstance(tensor, torch.Tensor)
+    assert array[0, 0] == tensor.item() == expected
+
+
+@pytest.mark.parametrize("arguments", [(1, 1, 0.0), (1, 1, 1.5), (1, 1, math.nan), (1, 1, 0.5, "")])
+def test_radius_refuses(arguments):
+    with pytest.raises(ValueError, match="min_overlap|formula"):
+        gaussian_radius(*arguments)
+
+
+def slow_targets(boxes, classes, size, num_classes, overlap):
+    """The rules, one object and one cell at a time."""
+    h, w = math.ceil(size[0] / 4), math.ceil(size[1] / 4)
+    ratio_y, ratio_x = h / size[0], w / size[1]
+    heat = np.zeros((2, num_classes, h, w))
+    cells, offsets = [], []
+    for box, category in zip(boxes, classes):
+        x0, x1 = (min(max(v, 0), size[1] - 1) for v in box[::2])
+        y0, y1 = (min(max(v, 0), size[0] - 1) for v in box[1::2])
+        if x1 <= x0 or y1 <= y0:
+            continue
+        height, width = math.ceil((y1 - y0) * ratio_y), math.ceil((x1 - x0) * ratio_x)
+        radius = max(0, int(gaussian_radius(height, width, overlap)))
+        sigma = (2 * radius + 1) / 6
+        corners = [(x0 * ratio_x, y0 * ratio_y), (x1 * ratio_x, y1 * ratio_y)]
+        cells.append([int(y) * w + int(x) for x, y in corners])
+        offsets.append([[x - int(x), y - int(y)] for x, y in corners])
+        for corner, (cx, cy) in enumerate(corners):
+            for y in range(max(0, int(cy) - radius), min(h, int(cy) + radius + 1)):
+                for x in range(max(0, int(cx) - radius), min(w, int(cx) + radius + 1)):
+                    d2 = (x - int(cx)) ** 2 + (y - int(cy)) ** 2
+                    value = math.exp(-d2 / (2 * sigma**2))
+                    heat[corner, category, y, x] = max(heat[corner, category, y, x], value)
+    return np.array(cells).reshape(-1, 2), np.array(offsets).reshape(-1, 2, 2), heat
+
+
+coordinates = st.floats(-40, 140, width=32)
+some_boxes = st.lists(st.tuples(*[coordinates] * 4), max_size=8)
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(some_boxes, st.integers(5, 99), st.integers(5, 99), st.sampled_from([0.3, 0.7]), st.data())
+def test_equals_slow_transcription(boxes, height, width, overlap, data):
+    classes = [data.draw(st.integers(0, 2)) for _ in boxes]
+    targets = CornerTargetGenerator(3, min_overlap=overlap)(
+        torch.tensor(boxes).reshape(-1, 4), torch.tensor(classes), (height, width)
+    )
+    cells, offsets, heat = slow_targets(boxes, classes, (height, width), 3, overlap)
+    np.testing.assert_array_equal(targets.cells, cells)
+    np.testing.assert_allclose(targets.offsets, offsets, atol=1e-6)
+    np.testing.assert_allclose(targets.dense_heatmaps(), heat, atol=1e-6)
+    assert targets.map_size == heat.shape[2:]
+
+
+def random_targets(count, size=(96, 128), seed=0, ignored=0, **options):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count + ignored, 2, generator=generator) * 80
+    boxes = torch.cat([corner, corner + 1 + torch.rand(corner.shape, generator=generator) * 40], 1)
+    classes = torch.randint(3, (count + ignored,), generator=generator)
+    make = CornerTargetGenerator(3, min_overlap=0.3, **options)
+    return make(boxes[:count], classes[:count], size, boxes[count:], classes[count:])
+
+
+def test_batch_equals_single_images():
+    batch = [random_targets(n, seed=n, ignored=k) for n, k in ((0, 0), (1, 2), (2, 0), (500, 3))]
+    heat, ignore = draw_heatmaps(batch)
+    for i, targets in enumerate(batch):
+        assert torch.equal(heat[i], targets.dense_heatmaps())
+        mask = targets.ignore_mask()
+        assert torch.equal(ignore[i], torch.zeros_like(heat[i]).bool() if mask is None else mask)
+    assert batch[0].ignore_mask() is None and draw_heatmaps(batch[:1])[1] is None
+    assert [len(t) for t in batch] == [0, 1, 2, 500]
+    assert heat[0].sum() == 0
+
+
+def test_drawing_in_pieces_changes_nothing(monkeypatch):
+    targets = random_targets(40, ignored=2)
+    heat, ignore = draw_heatmaps([targets])
+    monkeypatch.setattr(heatmaps, "_MAX_WINDOW_CELLS", 500)
+    again = draw_heatmaps([targets])
+    assert torch.equal(heat, again[0]) and torch.equal(ignore, again[1])
+
+
+def test_ignored_cells_are_those_of_the_region_and_class_but_never_a_corner():
+    make = CornerTargetGenerator(3)
+    targets = make(
+        torch.tensor([[8.0, 8, 40, 40], [0, 0, 20, 20]]),
+        torch.tensor([1, 0]),
+        (64, 96),
+        torch.tensor([[7.9, 4.0, 43.5, 60], [90, 0, 200, 9]]),
+        torch.tensor([1, 2]),
+    )
+    expected = torch.zeros(2, 3, 16, 24, dtype=torch.bool)
+    expected[:, 1, 1:16, 1:11] = True
+    expected[:, 2, 0:3, 22:24] = True
+    expected[0, 1, 2, 2] = expected[1, 1, 10, 10] = False
+    assert torch.equal(targets.ignore_mask(), expected)
+    assert (targets.dense_heatmaps()[targets.ignore_mask()] < 1).all()
+
+
+def test_padded_targets_are_the_same_on_a_larger_map():
+    targets = random_targets(20, ignored=2)
+    larger = targets.padded((30, 40))
+    heat, ignore = larger.dense_heatmaps(), larger.ignore_mask()
+    small_heat, small_ignore = targets.dense_heatmaps(), targets.ignore_mask()
+    h, w = targets.map_size
+    # A window at the edge grows into the padding; inside the old map nothing changes.
+    assert torch.equal(heat[..., :h, :w], small_heat)
+    assert torch.equal(ignore[..., :h, :w], small_ignore)
+    assert not ignore[..., h:, :].any() and not ignore[..., w:].any()
+    assert larger.ratio == targets.ratio
+    with pytest.raises(ValueError, match="smaller"):
+        larger.padded((24, 32))
+
+
+def test_travels_by_value():
+    targets = random_targets(5, ignored=1)
+    copy = pickle.loads(pickle.dumps(targets))
+    assert copy.map_size == targets.map_size and copy.ratio == targets.ratio
+    for name, value in vars(targets).items():
+        if isinstance(value, torch.Tensor):
+            assert (
+                torch.equal(value, getattr(copy, name)) and value.dtype == getattr(copy, name).dtype
+            )
+    assert torch.equal(copy.to("cpu").dense_heatmaps(), targets.dense_heatmaps())
+    assert len(pickle.dumps(random_targets(10))) < 3000
+
+
+def test_fixed_radius_and_none():
+    assert random_targets(9, fixed_radius=5).radii.tolist() == [5] * 9
+    assert torch.equal(random_targets(9, fixed_radius=-1).radii, random_targets(9).radii)
+    assert (random_targets(9, gaussian=False).dense_heatmaps() > 0).sum() <= 18
+
+
+def test_refuses_what_cannot_be_trained_on():
+    make = CornerTargetGenerator(3)
+    box = torch.tensor([[0.0, 0, 9, 9]])
+    with pytest.raises(ValueError, match=r"\[3\] outside \[0, 3\).*NUM_CLASSES"):
+        make(box, torch.tensor([3]), (64, 64))
+    with pytest.raises(ValueError, match="not finite"):
+        make(box * math.nan, torch.tensor([0]), (64, 64))
+    with pytest.raises(ValueError, match="1 boxes but 2 classes"):
+        make(box, torch.tensor([0, 1]), (64, 64))
+    with pytest.raises(ValueError, match="outside"):
+        make(box, torch.tensor([0]), (64, 64), box, torch.tensor([-1]))
+    with pytest.raises(ValueError, match="agree"):
+        draw_heatmaps([random_targets(1), random_targets(1, size=(64, 64))])
+    for options in ({"num_classes": 0}, {"num_classes": 1, "stride": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            CornerTargetGenerator(**options)
+
+
+@pytest.mark.parametrize(
+    "size, divisibility, padding, expected",
+    [
+        ((511, 511), 128, "bottom_right", ((512, 512), (0, 0))),
+        ((480, 641), 32, "bottom_right", ((480, 672), (0, 0))),
+        ((511, 511), 128, "center_black", ((511, 511), (0, 0))),
+        ((512, 300), 128, "center_black", ((639, 383), (63, 41))),
+        ((1, 128), 128, "center_mean", ((127, 255), (63, 63))),
+    ],
+)
+def test_canvas_size(size, divisibility, padding, expected):
+    assert canvas_size(size, divisibility, padding) == expected
+
+
+def test_canvas_size_refuses():
+    for arguments in (
+        ((9, 9), 128, "center"),
+        ((0, 9), 4),
+        ((9, 9), 0),
+        ((9, 9), 96, "center_mean"),
+    ):
+        with pytest.raises(ValueError):
+            canvas_size(*arguments)
+
+
+def test_decoding_perfect_maps_returns_the_boxes():
+    torch.manual_seed(0)
+    corner = torch.tensor([[3.0, 5], [50, 9], [20, 60], [90, 70]])
+    boxes = torch.cat([corner, corner + torch.tensor([[30.0, 20], [40, 50], [9, 12], [35, 25]])], 1)
+    targets = CornerTargetGenerator(2)(boxes, torch.tensor([0, 1, 1, 0]), (128, 128))
+    heat = targets.dense_heatmaps().clamp(1e-6, 1 - 1e-6).logit()
+    maps = {}
+    for side, name in enumerate(("tl", "br")):
+        embedding, offset = torch.zeros(1, 1, 32 * 32), torch.zeros(1, 2, 32 * 32)
+        embedding[0, 0, targets.cells[:, side]] = torch.arange(4.0)
+        offset[0, :, targets.cells[:, side]] = targets.offsets[:, side].T
+        maps[name] = {
+            "heatmap": heat[side][None],
+            "embedding": embedding.view(1, 1, 32, 32),
+            "offset": offset.view(1, 2, 32, 32),
+        }
+    found, scores, classes, _ = decode_corners(maps)
+    found = found[0, scores[0] > 0.9] / targets.ratio[0]
+    assert len(found) == 4
+    order = torch.cdist(boxes, found).argmin(1)
+    torch.testing.assert_close(found[order], boxes, atol=1e-3, rtol=0)
+    assert classes[0, order].tolist() == [0, 1, 1, 0]
