@@ -179,6 +179,11 @@ class TestLoader:
         with pytest.raises(ValueError, match="DATALOADER.SAMPLER_TRAIN is 'Nothing'"):
             self.batches(tmp_path, 1, "DATALOADER.SAMPLER_TRAIN", "Nothing")
 
+    def test_wrong_number_of_classes(self, tmp_path: Any) -> None:
+        make_dataset(str(tmp_path))
+        with pytest.raises(ValueError, match="MODEL.CORNERNET.NUM_CLASSES 1"):
+            self.batches(tmp_path, 1, "MODEL.CORNERNET.NUM_CLASSES", 80)
+
     def test_mapper_that_drops_an_image(self, tmp_path: Any) -> None:
         make_dataset(str(tmp_path))
         loader = CornerNetTrainer.build_train_loader(tiny_config(str(tmp_path)))

@@ -5,13 +5,12 @@ import os
 import random
 import resource
 import signal
-import sys
 import time
-from pathlib import Path
-from typing import Any, Callable, Iterator, Tuple
+from typing import Any, Tuple
 
 import pytest
 import torch
+from tiny_processes import warm_context
 from tiny_run import make_dataset, tiny_config, train, train_or_die
 
 from cornernet_d2.engine import CornerNetTrainer
@@ -21,27 +20,15 @@ from cornernet_d2.engine.checkpointer import TrainingCheckpointer
 # Without a test set, a child process spends no time on evaluation.
 RUN = ("MODEL_EMA.ENABLED", True, "SOLVER.CHECKPOINT_PERIOD", 3, "DATASETS.TEST", ())
 STEPS = 90
-Start = Callable[..., multiprocessing.Process]
 
 
-@pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
-    """Start train_or_die in processes that have imported everything, and wait for its steps."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "tiny_run"])
-    tests = Path(__file__).resolve().parent
-    with pytest.MonkeyPatch.context() as patch:  # the server does not know pytest's sys.path
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tests.parent), *sys.path]))
-        context.Process(target=int).start()
-
-    def start_one(folder: Any, *args: Any) -> multiprocessing.Process:
-        started = context.Event()
-        process = context.Process(target=train_or_die, args=(str(folder), started, *args))
-        process.start()
-        assert started.wait(60)
-        return process
-
-    yield start_one
+def start(folder: Any, *args: Any) -> multiprocessing.Process:
+    """Start train_or_die in a process of its own and wait for its first step."""
+    started = warm_context().Event()
+    process = warm_context().Process(target=train_or_die, args=(str(folder), started, *args))
+    process.start()
+    assert started.wait(60)
+    return process
 
 
 def final_state(folder: Any) -> Any:
@@ -81,7 +68,7 @@ class TestKills:
     DEATHS = [("half", 1), ("half", 3), ("remove", 1), ("remove", 2)]
     DEATHS += [("fsync", n) for n in (1, 2, 3, 4, 6)] + [("replace", n) for n in (1, 2, 3)]
 
-    def test_bit_identical_after_kills(self, tmp_path: Any, start: Start) -> None:
+    def test_bit_identical_after_kills(self, tmp_path: Any) -> None:
         """24 SIGKILLs, half of them at chosen points of checkpoint writing, half at random."""
         run = (*RUN, "SOLVER.MAX_ITER", STEPS, "SOLVER.STEPS", (60,))
         once, killed = tmp_path / "once", tmp_path / "killed"
@@ -108,7 +95,7 @@ class TestKills:
         train(str(killed), *run, resume=True)
         assert_same(final_state(killed), final_state(once))
 
-    def test_sigterm_saves_and_exits(self, tmp_path: Any, start: Start) -> None:
+    def test_sigterm_saves_and_exits(self, tmp_path: Any) -> None:
         run = (*RUN, "SOLVER.MAX_ITER", 400, "SOLVER.CHECKPOINT_PERIOD", 100000)
         make_dataset(str(tmp_path))
         child = start(tmp_path, None, 0, *run)
@@ -120,6 +107,24 @@ class TestKills:
         trainer = CornerNetTrainer(tiny_config(str(tmp_path), *run))
         trainer.resume_or_load(resume=True)
         assert saved == f"model_{trainer.start_iter - 1:07d}.pth" and trainer.start_iter > 0
+
+    def test_sigterm_during_evaluation(self, tmp_path: Any, monkeypatch: Any) -> None:
+        """It does not wait for the end, and what was evaluated is saved."""
+        make_dataset(str(tmp_path))
+        run = ("TEST.EVAL_PERIOD", 5, "SOLVER.CHECKPOINT_PERIOD", 100000)
+
+        def slow_test(*args: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("evaluation went on")
+
+        handler = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(CornerNetTrainer, "test", slow_test)
+        with pytest.raises(SystemExit) as status:
+            train(str(tmp_path), *run)
+        assert status.value.code == 143 and signal.getsignal(signal.SIGTERM) == handler
+        trainer = CornerNetTrainer(tiny_config(str(tmp_path), *run))
+        trainer.resume_or_load(resume=True)
+        assert trainer.start_iter == 5
 
 
 class TestResume:

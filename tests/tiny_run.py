@@ -89,6 +89,7 @@ def tiny_config(folder: str, *overrides: Any) -> CfgNode:
     add_cornernet_config(cfg)
     cfg.MODEL.META_ARCHITECTURE = "TinyDetector"
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.CORNERNET.NUM_CLASSES = 1
     cfg.DATASETS.TRAIN = ("tiny",)
     cfg.DATASETS.TEST = ("tiny",)
     cfg.DATALOADER.NUM_WORKERS = 0

@@ -16,7 +16,6 @@ from ..checkpoint import CornerNetCheckpointer
 logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"  # fvcore's file with the name of the newest checkpoint
-BEST = "model_best"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")  # written by fvcore's PeriodicCheckpointer
 
 
@@ -47,7 +46,7 @@ class TrainingCheckpointer(CornerNetCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict(), **self.notes()}
+        data = {"model": self.model.state_dict()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         data.update(kwargs)
         self.write(name, data)
@@ -60,7 +59,7 @@ class TrainingCheckpointer(CornerNetCheckpointer):
         logger.info("Saving checkpoint to %s", path)
         try:
             with self._whole_file(path) as f:
-                torch.save(data, f)
+                torch.save({**self.notes(), **data}, f)
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"Cannot write checkpoint {path}: {error}. {self._latest_message()} Free some "

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data import DatasetFromList, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -22,6 +22,8 @@ from detectron2.data.samplers import (
 )
 from detectron2.utils import comm
 from torch.utils import data as torchdata
+
+from ..data.validation import validate_dataset
 
 Example = Dict[str, Any]
 
@@ -178,7 +180,8 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Example], Example]) -> Tr
     """The loader of DATASETS.TRAIN as Detectron2's keys describe it.
 
     Raises:
-        ValueError: SOLVER.IMS_PER_BATCH cannot be split, or DATALOADER.SAMPLER_TRAIN is unknown.
+        ValueError: SOLVER.IMS_PER_BATCH cannot be split, DATALOADER.SAMPLER_TRAIN is unknown, or
+            the data has faults.
     """
     parts = comm.get_world_size() * cfg.SOLVER.GRADIENT_ACCUMULATION
     if cfg.SOLVER.IMS_PER_BATCH < parts or cfg.SOLVER.IMS_PER_BATCH % parts:
@@ -190,6 +193,10 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Example], Example]) -> Tr
     dataset = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
+    if comm.is_main_process():
+        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+        names = ", ".join(cfg.DATASETS.TRAIN)
+        validate_dataset(dataset, cfg.MODEL.CORNERNET.NUM_CLASSES, classes, names)
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = [int(d["width"] > d["height"]) for d in dataset]

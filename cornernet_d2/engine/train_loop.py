@@ -123,16 +123,18 @@ class GuardedTrainer(SimpleTrainer):
         return total
 
     def _share_counts(self) -> float:
-        """Have losses divided by the counts of all batches; else, the weight that averages them."""
+        """Have the losses divided by the counts of all batches; return what to multiply them by.
+
+        Losses that know no counts, and those of the conventions that treat every batch as a
+        process of its own, are averaged instead.
+        """
         model = unwrap(self.model)
         if self.accumulation == 1:
             return 1.0
-        if hasattr(model, "count_targets"):
-            counts = [model.count_targets(batch) for batch in self.batches]
-            if counts[0] is not None:
-                model.loss_counts = sum(counts)
-                return 1.0
-        return 1 / self.accumulation
+        if getattr(getattr(model, "criterion", None), "convention", None) != "default":
+            return 1 / self.accumulation
+        model.loss_counts = sum(model.count_targets(batch) for batch in self.batches)
+        return 1.0
 
     def _gradient_sync(self, last: bool) -> ContextManager:
         if last or not isinstance(self.model, DistributedDataParallel):

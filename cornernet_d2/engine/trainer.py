@@ -52,6 +52,8 @@ class CornerNetTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self.ema = build_ema(cfg, model) if cfg.MODEL_EMA.ENABLED else None
+        if cfg.SOLVER.COMPILE:
+            _compile(model)
         device_ids = {} if next(model.parameters()).is_cuda else {"device_ids": None}
         self._trainer = GuardedTrainer(
             create_ddp_model(model, broadcast_buffers=False, **device_ids),
@@ -156,6 +158,13 @@ class CornerNetTrainer(DefaultTrainer):
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
+
+
+def _compile(model: nn.Module) -> None:
+    """Compile backbone and heads in place: names of weights stay, losses stay in eager mode."""
+    model.backbone.compile()
+    for head in model.head:
+        head.compile()
 
 
 def _precision(cfg: CfgNode) -> Optional[torch.dtype]:

@@ -1,0 +1,226 @@
+"""Several processes, over gloo: equal gradients, evaluation, disagreement, restarts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from tiny_processes import run_ranks
+from tiny_run import make_dataset, tiny_config, train
+
+from cornernet_d2 import add_cornernet_config
+from cornernet_d2.engine import CornerNetTrainer, launch
+from cornernet_d2.engine.guards import RankAgreement
+from cornernet_d2.engine.train_loop import GuardedTrainer
+
+NO_TEST = ("DATASETS.TEST", ())
+CLASSES = 3
+Batch = List[Dict[str, Any]]
+
+
+def small_cornernet() -> torch.nn.Module:
+    """Two stacks in float64; group norm, because batch norm is meant to see one process only."""
+    cfg = get_cfg()
+    add_cornernet_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "CornerNet"
+    cfg.MODEL.BACKBONE.NAME = "build_hourglass_backbone"
+    cfg.MODEL.DEVICE = "cpu"
+    hourglass, head = cfg.MODEL.HOURGLASS, cfg.MODEL.CORNERNET
+    hourglass.DEPTH, hourglass.WIDTHS, hourglass.BLOCKS = 1, [32, 32], [1, 1]
+    hourglass.STEM_WIDTH, hourglass.OUT_CHANNELS, hourglass.NORM = 32, 32, "GN"
+    head.NUM_CLASSES, head.HEAD_WIDTH, head.POOL_WIDTH, head.NORM = CLASSES, 32, 32, "GN"
+    torch.manual_seed(0)
+    return build_model(cfg).double().train()
+
+
+def examples(objects: List[int]) -> Batch:
+    """One 32 x 32 image for each entry, with that many objects."""
+    rng = torch.Generator().manual_seed(1)
+    batch = []
+    for count in objects:
+        corners = torch.rand(count, 2, generator=rng) * 12
+        sizes = 4 + torch.rand(count, 2, generator=rng) * 14
+        instances = Instances((32, 32))
+        instances.gt_boxes = Boxes(torch.cat([corners, corners + sizes], dim=1))
+        instances.gt_classes = torch.randint(CLASSES, (count,), generator=rng)
+        image = torch.randint(256, (3, 32, 32), generator=rng, dtype=torch.uint8)
+        batch.append({"image": image, "instances": instances, "height": 32, "width": 32})
+    return batch
+
+
+def gradients(batches: List[Batch]) -> Dict[str, torch.Tensor]:
+    """Of one step of GuardedTrainer, which accumulates over ``batches``."""
+    model = small_cornernet()
+    step = GuardedTrainer(
+        create_ddp_model(model, broadcast_buffers=False, device_ids=None),
+        [batch for batch in batches],
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        accumulation=len(batches),
+    )
+    with EventStorage():
+        step.run_step()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def save_gradients(folder: str, per_rank: List[List[List[int]]]) -> None:
+    """Each rank takes its batches out of the same images, given as numbers of objects."""
+    flat = iter(examples([n for rank in per_rank for batch in rank for n in batch]))
+    split = [[[next(flat) for _ in batch] for batch in rank] for rank in per_rank]
+    result = gradients(split[comm.get_rank()])
+    torch.save(result, f"{folder}/gradients{comm.get_rank()}.pth")
+
+
+@pytest.mark.parametrize(
+    "per_rank",
+    [
+        [[[2]], [[5, 0, 1]]],  # two ranks, different numbers of images and objects
+        [[[0]], [[3]]],  # one rank without any object
+        [[[2], [5, 0]], [[1], [4]]],  # two ranks, two batches each
+    ],
+)
+def test_gradients_equal_one_process(tmp_path: Any, per_rank: List[List[List[int]]]) -> None:
+    expected = gradients([examples([n for rank in per_rank for batch in rank for n in batch])])
+    run_ranks(save_gradients, len(per_rank), str(tmp_path), per_rank)
+    for rank in range(len(per_rank)):
+        found = torch.load(tmp_path / f"gradients{rank}.pth")
+        error = max((found[name] - expected[name]).abs().max().item() for name in expected)
+        assert error < 1e-10
+    assert max(g.abs().max() for g in expected.values()) > 1e-3
+
+
+@pytest.mark.parametrize("objects", [[[3, 0], [1, 6]], [[0], [0], [2]]])
+def test_accumulation_equals_the_big_batch(objects: List[List[int]]) -> None:
+    images = iter(examples([n for batch in objects for n in batch]))
+    parts = [[next(images) for _ in batch] for batch in objects]
+    found = gradients(parts)
+    expected = gradients([[x for batch in parts for x in batch]])
+    error = max((found[name] - expected[name]).abs().max().item() for name in expected)
+    assert error < 1e-10
+
+
+def train_and_save(folder: str, *overrides: Any) -> None:
+    trainer = train(folder, *overrides)
+    results = trainer._last_eval_results
+    state = {"weights": trainer.model.module.state_dict(), "results": results}
+    torch.save(state, f"{folder}/rank{comm.get_rank()}.pth")
+
+
+def test_training_and_evaluation(tmp_path: Any) -> None:
+    """Two ranks end with equal weights; evaluation sees all images, as one process does."""
+    make_dataset(str(tmp_path))
+    run_ranks(train_and_save, 2, str(tmp_path), "SOLVER.BASE_LR", 0.05)
+    first, second = (torch.load(tmp_path / f"rank{r}.pth", weights_only=False) for r in (0, 1))
+    parameters = [k for k in first["weights"] if "running" not in k]
+    assert all(torch.equal(first["weights"][k], second["weights"][k]) for k in parameters)
+    cfg = tiny_config(str(tmp_path))
+    model = CornerNetTrainer.build_model(cfg)
+    CornerNetTrainer.load_weights(cfg, model, resume=True)
+    alone = CornerNetTrainer.test(cfg, model)
+    assert alone["bbox"]["AP"] > 0
+    assert first["results"]["bbox"] == pytest.approx(alone["bbox"], nan_ok=True)
+    assert not second["results"]
+
+
+def disagree(folder: str) -> None:
+    model = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.fill_(comm.get_rank())
+    with pytest.raises(RuntimeError, match="Parameter bias differs between processes"):
+        RankAgreement(model, 1).check()
+    with torch.no_grad():
+        model.bias.zero_()
+    RankAgreement(model, 1).check()
+
+
+def leave_out_a_parameter(folder: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CornerNetTrainer, "resume_or_load", lambda self, resume: None)
+        with pytest.raises(RuntimeError, match="got no gradient: unused.weight, unused.bias"):
+            train(folder, *NO_TEST, "MODEL.WEIGHTS", "unused")
+
+
+def one_rank_meets_nan(folder: str) -> None:
+    """The other skips with it, and both name its images."""
+    make_dataset(folder)
+    trainer = CornerNetTrainer(tiny_config(folder, *NO_TEST, "SOLVER.NONFINITE_LIMIT", 2))
+    if comm.get_rank() == 1:
+        mapper = trainer.data_loader.mapper
+
+        def poison(example: Dict[str, Any]) -> Dict[str, Any]:
+            result = mapper(example)
+            return {**result, "image": result["image"].float() * float("nan")}
+
+        trainer.data_loader.mapper = poison
+    with pytest.raises(FloatingPointError, match=r"Process 0: loss_width 0\..*Process 1: .*nan"):
+        trainer.train()
+    assert all(p.isfinite().all() for p in trainer.model.state_dict().values())
+
+
+@pytest.mark.parametrize("check", [disagree, leave_out_a_parameter, one_rank_meets_nan])
+def test_faults_are_seen_by_all(tmp_path: Any, check: Any) -> None:
+    make_dataset(str(tmp_path))
+    run_ranks(check, 2, str(tmp_path))
+
+
+def die_once(folder: str) -> None:
+    """Rank 1 is killed in the middle of the run, the first time."""
+    original = GuardedTrainer.run_step
+
+    def run_step(self: GuardedTrainer) -> None:
+        if self.iter == 6 and comm.get_rank() == 1:
+            os.kill(os.getpid(), 9)
+        original(self)
+
+    restarted = int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0
+    if not restarted:
+        GuardedTrainer.run_step = run_step
+    torch.save({}, f"{folder}/start{int(restarted)}_rank{comm.get_rank()}")
+    train(folder, *NO_TEST, resume=restarted)
+
+
+def test_elastic_restart(tmp_path: Any) -> None:
+    """torchrun starts the group again, which continues from the last checkpoint, exactly."""
+    for name in ("once", "killed"):
+        (tmp_path / name).mkdir()
+        make_dataset(str(tmp_path / name))
+    run_ranks(train, 2, str(tmp_path / "once"), *NO_TEST)
+    tests = Path(__file__).resolve().parent
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]\n"
+        "import conftest, test_ddp\nfrom cornernet_d2.engine import launch\n"
+        f"launch(test_ddp.die_once, 1, args=({str(tmp_path / 'killed')!r},))\n"
+    )
+    command = ["--standalone", "--nproc-per-node=2", "--max-restarts=1", str(script)]
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", *command], check=True)
+    starts = {p.name for p in (tmp_path / "killed").glob("start*")}
+    assert starts == {"start0_rank0", "start0_rank1", "start1_rank0", "start1_rank1"}
+    once, killed = (
+        torch.load(tmp_path / name / "output" / "model_final.pth", weights_only=True)["model"]
+        for name in ("once", "killed")
+    )
+    assert all(torch.equal(once[k], killed[k]) for k in once)
+
+
+def record_rank(folder: str) -> None:
+    sizes = f"{comm.get_world_size()} {comm.get_local_rank()} {comm.get_local_size()}"
+    Path(folder, f"rank{comm.get_rank()}").write_text(sizes)
+
+
+def test_spawned_processes(tmp_path: Any) -> None:
+    """What --num-gpus 2 does, on a machine without one, too."""
+    launch(record_rank, 2, dist_url=f"file://{tmp_path}/rendezvous", args=(str(tmp_path),))
+    assert {p.name: p.read_text() for p in tmp_path.glob("rank*")} == {
+        "rank0": "2 0 2",
+        "rank1": "2 1 2",
+    }
