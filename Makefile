@@ -62,25 +62,25 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 $(BASE): Makefile | $(PY)
-	@$(PY) -m pip --version > /dev/null 2>&1 || $(PY) -m ensurepip
 	@echo "Setting up $(VENV)"
-	$(PY) -c "import torch, torchvision" 2> /dev/null || $(INSTALL) $(TORCH)
-	$(PY) -c "import cv2" 2> /dev/null || $(INSTALL) $(OPENCV)
-	$(PY) -c "import pkg_resources, wheel, ninja" 2> /dev/null || \
+	@$(PY) -m pip --version > /dev/null 2>&1 || $(PY) -m ensurepip
+	@$(PY) -c "import torch, torchvision" 2> /dev/null || $(INSTALL) $(TORCH)
+	@$(PY) -c "import cv2" 2> /dev/null || $(INSTALL) $(OPENCV)
+	@$(PY) -c "import pkg_resources, wheel, ninja" 2> /dev/null || \
 	$(INSTALL) "setuptools<81" wheel ninja
 	@mkdir -p $(STAMPS) && touch $@
 
 $(DETECTRON2): cornernet_d2/tools/setup_detectron2.py $(BASE)
-	$(PY) cornernet_d2/tools/setup_detectron2.py
+	@$(PY) cornernet_d2/tools/setup_detectron2.py
 	@rm -f $(STAMPS)/detectron2-* && touch $@
 
 $(PROJECT): $(SOURCES) $(DETECTRON2)
-	$(INSTALL) --no-build-isolation --editable .
-	@$(PY) -c "from cornernet_d2.layers import is_compiled; print('Corner pooling:', \
+	@$(INSTALL) --no-build-isolation --editable .
+	@$(PY) -W ignore -c "from cornernet_d2.layers import is_compiled; print('Corner pooling:', \
 	'compiled' if is_compiled()['cpu'] else 'no compiled operator (is there a C++ compiler?), \
 	using the slower pure PyTorch one')"
 	@rm -f $(STAMPS)/project-* && touch $@
 
 $(TOOLS): Makefile | $(PROJECT)
-	$(INSTALL) pytest hypothesis onnx onnxruntime onnxscript psutil black ruff
+	@$(INSTALL) pytest hypothesis onnx onnxruntime onnxscript psutil black ruff
 	@touch $@
