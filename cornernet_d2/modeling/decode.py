@@ -9,6 +9,7 @@ Boxes are ``x0 y0 x1 y1`` in map pixels: the corner's cell plus its offset.
 
 import functools
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,24 +33,20 @@ def decode_corners(
     """Pair the best top-left with the best bottom-right corners.
 
     A corner is a cell that is the maximum of its neighbourhood (equal neighbours all stay); the
-    ``top_k`` best of a side are taken over all classes together. A pair is rejected if its classes
-    differ, its embeddings are further apart than the threshold, or the bottom-right corner lies
-    left of or above the top-left one, offsets included. Its score is the mean of both corners'.
-
-    The paper and the authors' code need no more than the defaults; ``origin`` and ``keep_empty``
-    are what mmdetection does otherwise: it moves corners that lie in the padding onto the image's
-    top-left edges first, and rejects boxes without area.
+    best of a side are taken over all classes together. A pair is rejected if its classes differ,
+    its embeddings are further apart than the threshold, or its bottom-right corner lies left of or
+    above the top-left one, offsets included. Its score is the mean of its corners'.
 
     Args:
-        maps: ``{"tl": side, "br": side}``, each side a mapping of "heatmap" (N, C, h, w) logits,
-            "embedding" (N, 1, h, w) and, optionally, "offset" (N, 2, h, w) as (x, y) in cells; any
-            floating dtype.
+        maps: "tl" and "br", each with "heatmap" (N, C, h, w) logits, "embedding" (N, 1, h, w) and,
+            optionally, "offset" (N, 2, h, w) as (x, y) in cells; any floating dtype.
         top_k: corners kept per side; clipped to the C * h * w there are.
         nms_kernel: odd side of the max filter, in cells; 1 keeps every cell.
-        embedding_threshold: the largest distance of two embeddings that still belong together.
-        max_detections: pairs kept per image, best first; clipped to the P * P there are.
-        origin: (N, 2) x, y of the image's top-left corner on the map, in map pixels.
-        keep_empty: whether a box of width or height 0 is kept.
+        embedding_threshold: the largest distance of embeddings that belong together.
+        max_detections: pairs kept per image; clipped to the P * P there are.
+        origin: (N, 2) x, y of the image's top-left corner on the map, map pixels. Corners left of
+            or above it are moved onto it before pairing, as mmdetection does; None: they are not.
+        keep_empty: keep boxes of width or height 0, as the authors do and mmdetection does not.
 
     Returns:
         Best first: boxes (N, K, 4) float32 in map pixels, scores (N, K) float32 in [0, 1] or
@@ -61,33 +58,26 @@ def decode_corners(
     """
     if nms_kernel % 2 == 0:
         raise ValueError(f"nms_kernel must be odd, got {nms_kernel}")
-    tl_scores, tl_classes, tl_embeddings, tl_xy = _top_corners(maps["tl"], top_k, nms_kernel)
-    br_scores, br_classes, br_embeddings, br_xy = _top_corners(maps["br"], top_k, nms_kernel)
-    if origin is not None:
-        tl_xy, br_xy = torch.maximum(tl_xy, origin[:, None]), torch.maximum(br_xy, origin[:, None])
-
-    # (N, P, P): rows are top-left corners. Comparisons are written so that NaN rejects.
-    extent = br_xy[:, None] - tl_xy[:, :, None]
-    is_box = (
-        (tl_classes[:, :, None] == br_classes[:, None])
-        & ((tl_embeddings[:, :, None] - br_embeddings[:, None]).abs() <= embedding_threshold)
-        & (extent >= 0 if keep_empty else extent > 0).all(dim=-1)
-    )
-    scores = (tl_scores[:, :, None] + br_scores[:, None]) / 2
-    scores = torch.where(is_box, scores, REJECTED).flatten(1)
-    corners = br_xy.shape[1]
+    tl = _top_corners(maps["tl"], top_k, nms_kernel, origin)
+    br = _top_corners(maps["br"], top_k, nms_kernel, origin)
+    scores = _pair_scores(tl, br, embedding_threshold, keep_empty).flatten(1)
     scores, pairs = scores.topk(min(max_detections, scores.shape[1]))
-    tl_index, br_index = _divide(pairs, corners)
-    xy_index = (tl_index[..., None].expand(-1, -1, 2), br_index[..., None].expand(-1, -1, 2))
-    boxes = torch.cat((tl_xy.gather(1, xy_index[0]), br_xy.gather(1, xy_index[1])), dim=-1)
-    corner_scores = torch.stack((tl_scores.gather(1, tl_index), br_scores.gather(1, br_index)), -1)
-    return boxes, scores, tl_classes.gather(1, tl_index), corner_scores
+    tl_index, br_index = _divide(pairs, br.scores.shape[1])
+    boxes = torch.cat((_gather_xy(tl, tl_index), _gather_xy(br, br_index)), dim=-1)
+    corner_scores = torch.stack((tl.scores.gather(1, tl_index), br.scores.gather(1, br_index)), -1)
+    return boxes, scores, tl.classes.gather(1, tl_index), corner_scores
 
 
-def _top_corners(
-    side: CornerMaps, top_k: int, nms_kernel: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns scores, classes, embeddings (N, P) and positions x, y (N, P, 2) in map pixels."""
+class _Corners(NamedTuple):
+    """The best corners of a side: all (N, P), ``xy`` (N, P, 2) in map pixels."""
+
+    scores: Tensor
+    classes: Tensor
+    embeddings: Tensor
+    xy: Tensor
+
+
+def _top_corners(side: CornerMaps, top_k: int, nms_kernel: int, origin: Tensor | None) -> _Corners:
     heat = side["heatmap"].float().sigmoid()
     _, _, height, width = heat.shape
     # NaN is equal to nothing, so that it never becomes a corner.
@@ -100,7 +90,28 @@ def _top_corners(
     if side.get("offset") is not None:
         offsets = side["offset"].float().flatten(2)
         xy = xy + offsets.gather(2, cells[:, None].expand(-1, 2, -1)).transpose(1, 2)
-    return scores, classes, embeddings, xy
+    if origin is not None:
+        xy = torch.maximum(xy, origin[:, None])
+    return _Corners(scores, classes, embeddings, xy)
+
+
+def _pair_scores(
+    tl: _Corners, br: _Corners, embedding_threshold: float, keep_empty: bool
+) -> Tensor:
+    """(N, P, P), rows are top-left corners: mean scores, REJECTED where the two are no box."""
+    extent = br.xy[:, None] - tl.xy[:, :, None]
+    distance = (tl.embeddings[:, :, None] - br.embeddings[:, None]).abs()
+    # What must hold, rather than what must not: comparisons with NaN are false.
+    is_box = (
+        (tl.classes[:, :, None] == br.classes[:, None])
+        & (distance <= embedding_threshold)
+        & (extent >= 0 if keep_empty else extent > 0).all(dim=-1)
+    )
+    return torch.where(is_box, (tl.scores[:, :, None] + br.scores[:, None]) / 2, REJECTED)
+
+
+def _gather_xy(corners: _Corners, index: Tensor) -> Tensor:
+    return corners.xy.gather(1, index[..., None].expand(-1, -1, 2))
 
 
 def _local_max(heat: Tensor, kernel: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 METHODS = ("gaussian", "linear", "hard")
 
 # Rounds between two looks whether any group still has a box: each look waits for the device.
-_ROUNDS_PER_CHECK = 8
+ROUNDS_PER_CHECK = 8
 
 
 def batched_soft_nms(
@@ -172,7 +172,7 @@ def _soft_nms(
         score, row = current[:active], rows[:, :active]
         pick = score.argmax(dim=1, keepdim=True)
         best = score.gather(1, pick)
-        if step % _ROUNDS_PER_CHECK == 0 and not bool((best >= min_score).any()):
+        if step % ROUNDS_PER_CHECK == 0 and not bool((best >= min_score).any()):
             break
         pick4 = pick.expand(4, -1, -1)
         weights = decay(_iou(row.gather(2, pick4), row), method, sigma, iou_threshold)

@@ -17,12 +17,14 @@ once: see :func:`_refill`. Letters as in :mod:`soft_nms`; columns of (G, L) are 
 authors' array.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .soft_nms import check_settings, decay, padded_groups
+from .soft_nms import ROUNDS_PER_CHECK, check_settings, decay, padded_groups
 
 
 class OfficialRows(NamedTuple):
@@ -73,38 +75,66 @@ def official_soft_nms(
     real, index = members >= 0, members.clamp(min=0)
     original = boxes[index].permute(2, 0, 1).contiguous()  # (4, G, L)
     corners = corner_scores.float()[index].repeat_interleave(2, dim=2).permute(2, 0, 1)
-    current, merged = scores[index], torch.zeros_like(original)
-    position = torch.arange(index.shape[1], device=boxes.device)
-    held = position.repeat(len(index), 1)  # which original box each row holds
-    end = real.sum(1, keepdim=True)  # rows that stay
-    for first, active in enumerate(active_rows):
-        ids, score, stop = held[:active], current[:active], end[:active]
-        _swap_best_to(first, stop, ids, score)
-        row = original[:, :active].gather(2, ids.expand(4, -1, -1))
-        iou = _iou(row[:, :, first : first + 1], row)
-        weights = _decay(iou, method, sigma, iou_threshold)
-        swept = (position > first) & (position < stop)
-        hit = swept & (iou > 0)
-        lowered = torch.where(hit, weights * score, score)
-        refill = _refill(swept, hit & (lowered < min_score), stop)
-        if merge_exponent is not None:
-            shares = ((1 - weights) ** merge_exponent * hit).index_fill_(1, position[first], 1.0)
-            shares = shares * corners[:, :active].gather(2, refill.row_of.expand(4, -1, -1))
-            merged[:, :active, first] = (row * shares).sum(2) / shares.sum(2)
-        ids.copy_(torch.where(refill.written, ids.gather(1, refill.source), ids))
-        score.copy_(torch.where(refill.written, lowered.gather(1, refill.source), score))
-        stop.copy_(refill.end)
-    if merge_exponent is None:
-        merged = original.gather(2, held.expand(4, -1, -1))
-    # Rows back to class order; inside a class the place in the array is the order.
-    by_class = classes[index[real]].argsort(stable=True)
-    stays = position < end
+    current, end = scores[index], real.sum(1, keepdim=True)
+    weigh = functools.partial(_weights, method=method, sigma=sigma, iou_threshold=iou_threshold)
+    rows = _sweep(original, corners, current, end, active_rows, weigh, min_score, merge_exponent)
+    # Back to the order of classes; inside a class, of rows.
+    classes, by_class = classes[index[real]].sort(stable=True)
     return OfficialRows(
-        merged[:, real].T[by_class],
+        rows[:, real].T[by_class],
         current[real][by_class],
-        classes[index[real]][by_class],
-        stays[real][by_class],
+        classes,
+        _before(end, current)[real][by_class],
     )
+
+
+def _sweep(
+    original: Tensor,
+    corners: Tensor,
+    current: Tensor,
+    end: Tensor,
+    active_rows: list[int],
+    weigh: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    min_score: float,
+    merge_exponent: float | None,
+) -> Tensor:
+    """Make the sweeps of all rows: box to the front, the scores behind it lowered.
+
+    Args:
+        original: (4, G, L), the boxes at the start; they never change, what moves is an index.
+        corners: (4, G, L), for each coordinate the score of its corner; these stay in their row.
+        current: (G, L), scores; changed in place.
+        end: (G, 1), how many rows stay; changed in place.
+        active_rows: for each column, the number of groups that have one.
+        weigh: :func:`_weights`.
+
+    Returns:
+        (4, G, L), the box of each row, merged if asked for.
+    """
+    held = torch.arange(current.shape[1], device=current.device).repeat(len(current), 1)
+    means = []
+    for first, active in enumerate(active_rows):
+        left = end[:active] - first  # rows that stay from this one on
+        if first % ROUNDS_PER_CHECK == 0 and not bool((left > 1).any()):
+            break
+        ids, score = held[:active, first:], current[:active, first:]
+        _best_to_front(ids, score, left)
+        row = original[:, :active].gather(2, ids.expand(4, -1, -1))
+        weights, hit = weigh(row, left)
+        lowered = torch.where(hit, weights * score, score)
+        refill = _refill(hit & (lowered < min_score), left)
+        if merge_exponent is not None:
+            shares = (1 - weights) ** merge_exponent * hit
+            shares[:, 0] = 1.0
+            shares = shares * corners[:, :active, first:].gather(2, refill.row_of.expand(4, -1, -1))
+            means.append((row * shares).sum(2) / shares.sum(2))
+        ids.copy_(ids.gather(1, refill.source))
+        score.copy_(torch.where(refill.written, lowered.gather(1, refill.source), score))
+        end[:active] = refill.end + first
+    rows = original.gather(2, held.expand(4, -1, -1))
+    for first, mean in enumerate(means):
+        rows[:, : mean.shape[1], first] = mean
+    return rows
 
 
 class _Refill(NamedTuple):
@@ -123,7 +153,7 @@ class _Refill(NamedTuple):
     end: Tensor
 
 
-def _refill(swept: Tensor, dropped: Tensor, end: Tensor) -> _Refill:
+def _refill(dropped: Tensor, end: Tensor) -> _Refill:
     """Work out where the authors' sweep moves boxes, from which of them it drops.
 
     The sweep goes forward; where it drops a box it lowers the end, brings the last box to the
@@ -133,12 +163,12 @@ def _refill(swept: Tensor, dropped: Tensor, end: Tensor) -> _Refill:
     Past the last such row, boxes are brought to the row of the new end and dropped there.
 
     Args:
-        swept: (G, L) bool, the rows from the taken box to the end.
-        dropped: (G, L) bool, those whose boxes fall below the threshold.
+        dropped: (G, L) bool, the rows before ``end`` whose boxes fall below the threshold.
         end: (G, 1), how many rows stayed so far.
     """
-    position = torch.arange(swept.shape[1], device=swept.device).expand_as(swept)
-    length = swept.shape[1]
+    position = torch.arange(dropped.shape[1], device=dropped.device).expand_as(dropped)
+    length = dropped.shape[1]
+    swept = position < end
     end = end - dropped.sum(1, keepdim=True)
     behind = swept & (position >= end)
     stays_behind = (behind & ~dropped).long()
@@ -154,33 +184,39 @@ def _refill(swept: Tensor, dropped: Tensor, end: Tensor) -> _Refill:
     return _Refill(row_of, source, swept & (row_of == position), end)
 
 
-def _swap_best_to(first: int, end: Tensor, ids: Tensor, score: Tensor) -> None:
-    """Swap, in place, row ``first`` of each group with its best row of those before ``end``."""
-    position = torch.arange(ids.shape[1], device=ids.device)
-    ahead = (position >= first) & (position < end)
-    pick = torch.where(ahead, score, -torch.inf).argmax(1, keepdim=True)
-    pick = torch.where(end > first, pick, first)
+def _best_to_front(ids: Tensor, score: Tensor, left: Tensor) -> None:
+    """Swap, in place, the first row of each group with the best of its first ``left`` rows."""
+    pick = torch.where(_before(left, score), score, -torch.inf).argmax(1, keepdim=True)
+    pick = torch.where(left > 0, pick, 0)
     for values in (ids, score):
-        displaced = values[:, first : first + 1].clone()
-        values[:, first : first + 1] = values.gather(1, pick)
+        displaced = values[:, :1].clone()
+        values[:, :1] = values.gather(1, pick)
         values.scatter_(1, pick, displaced)
 
 
-def _iou(box: Tensor, others: Tensor) -> Tensor:
-    """(4, G, 1) and (4, G, L) to (G, L), rounded wherever the authors' C code rounds.
+def _before(end: Tensor, like: Tensor) -> Tensor:
+    """(G, L) bool, which columns of a tensor come before ``end`` (G, 1)."""
+    return torch.arange(like.shape[1], device=like.device) < end
 
-    Its variables are float32 but the pixel that it adds is a double.
+
+def _weights(
+    row: Tensor, left: Tensor, method: str, sigma: float, iou_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """What the first of the rows (4, G, L) leaves of the others' scores, and which it overlaps.
+
+    Only rows before ``left`` (G, 1) count. Numbers are rounded wherever the authors' C code
+    rounds: its variables are float32, but the pixel that it adds is a double, and the exponential
+    is numpy's of a double.
     """
-    size, sizes = ((b[2:] - b[:2]).double() + 1 for b in (box, others))
-    extent = torch.minimum(box[2:], others[2:]) - torch.maximum(box[:2], others[:2])
+    box = row[:, :, :1]
+    size, sizes = ((b[2:] - b[:2]).double() + 1 for b in (box, row))
+    extent = torch.minimum(box[2:], row[2:]) - torch.maximum(box[:2], row[:2])
     width, height = (extent.double() + 1).float().clamp_(min=0)
     intersection = width * height
     union = (size[0] * size[1] + (sizes[0] * sizes[1]).float() - intersection).float()
-    return intersection / union
-
-
-def _decay(iou: Tensor, method: str, sigma: float, iou_threshold: float) -> Tensor:
-    """:func:`soft_nms.decay`, with the exponential in float64 as the authors call numpy's."""
+    iou = intersection / union
+    hit = _before(left, iou) & (intersection > 0)
+    hit[:, 0] = False
     if method == "gaussian":
-        return (iou * iou / -sigma).double().exp_().float()
-    return decay(iou, method, sigma, iou_threshold)
+        return (iou * iou / -sigma).double().exp_().float(), hit
+    return decay(iou, method, sigma, iou_threshold), hit
