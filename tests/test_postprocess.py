@@ -242,6 +242,19 @@ def test_nan_maps_give_no_boxes():
         assert [len(result) for result in results] == [0, 0, 0, 0]
 
 
+def test_a_model_in_half_precision_keeps_pixels_exact():
+    class Half(SeesCorners):
+        def preprocess_image(self, batched_inputs):
+            pixels, borders = super().preprocess_image(batched_inputs)
+            return pixels.bfloat16(), borders
+
+    box = (1001, 3, 1030, 38)  # bfloat16 has no 1001
+    image = picture(40, 1500, {1: box})
+    (result,) = CornerInference(flip=True)(Half("center_black"), [image])
+    wanted = torch.tensor(box).float().expand(2, -1)
+    torch.testing.assert_close(result.pred_boxes.tensor[:2], wanted, rtol=0, atol=1e-2)
+
+
 def test_canvas_fill_and_the_row_that_testing_loses():
     image = torch.full((3, 31, 20), 200, dtype=torch.uint8)
     black, borders = pad_to_canvas([image], MEAN, STD, 32, "center_black")

@@ -109,7 +109,7 @@ class Views(NamedTuple):
     """A batch of the network and where its pixels come from.
 
     Attributes:
-        pixels: (V, 3, H, W) float32, normalised.
+        pixels: (V, 3, H, W), normalised.
         images: (V,) int64, which image of the caller's list.
         border: (V, 2) float32, the image's top-left corner on the canvas before mirroring, pixels.
         size: (V, 2) float32, width and height of the image on the canvas, pixels.
@@ -170,7 +170,6 @@ def network_views(
         images: (3, H, W) each, at the size to evaluate.
         factors: what each was enlarged by, (height, width).
     """
-
     for indices, pixels, borders in _batches(model, images):
         members = [images[i] for i in indices]
         mirror = [math.nan] * len(members)
@@ -185,9 +184,11 @@ def network_views(
             (left, top, image.shape[-1], image.shape[-2], factors[i][1], factors[i][0])
             for i, image, (top, left) in zip(indices, members, borders)
         ]
-        border, size, factor = pixels.new_tensor(numbers * copies).split(2, dim=1)
+        # Not in the dtype of the pixels: half precision cannot count them.
+        numbers = torch.tensor(numbers * copies, dtype=torch.float32, device=pixels.device)
         index = torch.tensor(indices * copies, device=pixels.device)
-        yield Views(pixels, index, border, size, factor, pixels.new_tensor(mirror))
+        mirror = torch.tensor(mirror, dtype=torch.float32, device=pixels.device)
+        yield Views(pixels, index, *numbers.split(2, dim=1), mirror)
 
 
 def _prepare(model: Preprocessor, images: Sequence[Tensor]) -> tuple[Tensor, list[Size]]:

@@ -19,9 +19,11 @@ best K per image    exactly K, best        all that reach the K-th   exactly K, 
 ==================  =====================  ========================  =======================
 
 The authors' rules are those of their ``test/coco.py`` and ``external/nms.pyx``, without the
-rounding to two decimals in which they write results to file. The padding is the model's, a
-setting of its own. Letters: N images, K pairs per image, M candidates of all images; boxes are
-``x0 y0 x1 y1``.
+rounding to two decimals in which they write results to file. All conventions mirror boxes at the
+width of the view, ``x -> width - x``; the authors train with ``width - 1 - x``, so that theirs
+come back one pixel to the right. The padding is the model's, a setting of its own.
+
+Letters: N images, K pairs per image, M candidates of all images; boxes are ``x0 y0 x1 y1``.
 """
 
 from collections.abc import Iterator
