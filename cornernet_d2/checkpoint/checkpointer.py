@@ -42,7 +42,7 @@ class CornerNetCheckpointer(DetectionCheckpointer):
             "%s is in the format of %s: %d weights renamed, %d left over %s",
             filename,
             checkpoint.source,
-            len(checkpoint.weights),
+            checkpoint.matched,
             len(checkpoint.left_over),
             checkpoint.left_over[:5] or "",
         )

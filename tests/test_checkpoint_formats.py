@@ -1,0 +1,314 @@
+"""Names of parameters in every code base, and the checkpointer that reads their files."""
+
+import hashlib
+import json
+import logging
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from cornernet_d2 import model_zoo
+from cornernet_d2.checkpoint import (
+    FORMATS,
+    CheckpointError,
+    CornerNetCheckpointer,
+    build_contents,
+    detect_format,
+    infer_architecture,
+    parse,
+    rename,
+    save_torch_file,
+)
+from cornernet_d2.checkpoint.key_maps import sort_keys
+from cornernet_d2.tools.convert_checkpoint import expected_shapes
+
+KEYS = Path(__file__).parent / "fixtures" / "reference" / "keys_tiny.json"
+# The authors' code under a current PyTorch: its 1,128 keys, and the 948 without counters that
+# PyTorch 0.4.0 saved, joined by newlines.
+OFFICIAL_ORDER = "33e7c36c3e9ab44cdb3f72a8c73fdc4ce71488830f593da2f71760753d7065f5"
+OFFICIAL_ORDER_040 = "38e025a428e09aa3436e2e127f230bc2a6b8c5a53713f1783c668c36bc1fc5d6"
+HG104 = {
+    "MODEL.HOURGLASS.STACKS": 2,
+    "MODEL.HOURGLASS.DEPTH": 5,
+    "MODEL.HOURGLASS.WIDTHS": [256, 256, 384, 384, 384, 512],
+    "MODEL.HOURGLASS.BLOCKS": [2, 2, 2, 2, 2, 4],
+    "MODEL.HOURGLASS.STEM_WIDTH": 128,
+    "MODEL.HOURGLASS.OUT_CHANNELS": 256,
+    "MODEL.CORNERNET.NUM_CLASSES": 80,
+    "MODEL.CORNERNET.HEAD_WIDTH": 256,
+    "MODEL.CORNERNET.POOL_WIDTH": 128,
+}
+# ours, princeton, mmdet: from the three code bases' sources
+NAMES = [
+    ("backbone.stem.0.weight", "pre.0.conv.weight", "backbone.stem.0.conv.weight"),
+    ("backbone.stem.0.norm.bias", "pre.0.bn.bias", "backbone.stem.0.bn.bias"),
+    (
+        "backbone.stem.1.shortcut.norm.running_var",
+        "pre.1.skip.1.running_var",
+        "backbone.stem.1.0.downsample.1.running_var",
+    ),
+    (
+        "backbone.stacks.1.low2.low2.low2.low2.low2.3.conv2.norm.weight",
+        "kps.1.low2.low2.low2.low2.low2.3.bn2.weight",
+        "backbone.hourglass_modules.1.low2.low2.low2.low2.low2.3.bn2.weight",
+    ),
+    (
+        "backbone.stacks.0.low2.low3.1.shortcut.weight",
+        "kps.0.low2.low3.1.skip.0.weight",
+        "backbone.hourglass_modules.0.low2.low3.1.downsample.0.weight",
+    ),
+    ("backbone.out_convs.1.weight", "cnvs.1.conv.weight", "backbone.out_convs.1.conv.weight"),
+    ("backbone.inters.0.conv1.weight", "inters.0.conv1.weight", "backbone.inters.0.conv1.weight"),
+    ("backbone.inter_convs.0.weight", "inters_.0.0.weight", "backbone.conv1x1s.0.conv.weight"),
+    ("backbone.remap_convs.0.norm.bias", "cnvs_.0.1.bias", "backbone.remap_convs.0.bn.bias"),
+    (
+        "head.0.tl.pool.p1.weight",
+        "tl_cnvs.0.p1_conv1.conv.weight",
+        "bbox_head.tl_pool.0.direction1_conv.conv.weight",
+    ),
+    (
+        "head.1.br.pool.p2.norm.weight",
+        "br_cnvs.1.p2_conv1.bn.weight",
+        "bbox_head.br_pool.1.direction2_conv.bn.weight",
+    ),
+    (
+        "head.1.br.pool.merge.weight",
+        "br_cnvs.1.p_conv1.weight",
+        "bbox_head.br_pool.1.aftpool_conv.conv.weight",
+    ),
+    (
+        "head.1.br.pool.skip.norm.bias",
+        "br_cnvs.1.bn1.bias",
+        "bbox_head.br_pool.1.conv1.bn.bias",
+    ),
+    (
+        "head.0.tl.pool.out.norm.running_mean",
+        "tl_cnvs.0.conv2.bn.running_mean",
+        "bbox_head.tl_pool.0.conv2.bn.running_mean",
+    ),
+    (
+        "head.0.tl.heatmap.0.bias",
+        "tl_heats.0.0.conv.bias",
+        "bbox_head.tl_heat.0.0.conv.bias",
+    ),
+    ("head.1.tl.embedding.1.bias", "tl_tags.1.1.bias", "bbox_head.tl_emb.1.1.conv.bias"),
+    ("head.1.br.offset.1.weight", "br_regrs.1.1.weight", "bbox_head.br_off.1.1.conv.weight"),
+]
+LITE = {
+    "pre.0.conv.weight": "hg.pre.0.conv.weight",
+    "kps.0.up1.0.conv1.weight": "hg.hgs.0.up1.0.conv1.weight",
+    "inters_.0.0.weight": "hg.inters_.0.0.weight",
+    "cnvs_.0.1.bias": "hg.cnvs_.0.1.bias",
+    "tl_cnvs.1.p_conv1.weight": "tl_modules.1.p_conv1.weight",
+    "br_regrs.0.1.bias": "br_offs.0.1.bias",
+    "tl_heats.0.1.bias": "tl_heats.0.1.bias",
+}
+
+
+def tiny_state(counters: bool = False) -> "OrderedDict[str, torch.Tensor]":
+    """A princeton state dict of the small network, as PyTorch 0.4.0 leaves it."""
+    entries = json.loads(KEYS.read_text())["keys"]
+    generator = torch.Generator().manual_seed(0)
+    state = OrderedDict()
+    for entry in entries:
+        if entry["key"].endswith("num_batches_tracked"):
+            if counters:
+                state[entry["key"]] = torch.tensor(7)
+        else:
+            state[entry["key"]] = torch.rand(entry["shape"], generator=generator) + 0.5
+    return state
+
+
+def tiny_config(preset: str = "CornerNet-HG104-official"):
+    cfg = model_zoo.get_config(preset)
+    architecture = infer_architecture(parse(tiny_state(), "tiny").weights)
+    cfg.merge_from_list([item for pair in architecture.items() for item in pair])
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+class TestNames:
+    @pytest.mark.parametrize("ours, princeton, mmdet", NAMES)
+    def test_table(self, ours, princeton, mmdet):
+        assert rename(ours, "d2", "princeton") == f"module.{princeton}"
+        assert rename(ours, "d2", "mmdet") == mmdet
+        assert rename(mmdet, "mmdet", "d2") == ours
+        assert rename(f"module.{princeton}", "princeton", "d2") == ours
+        assert rename(princeton, "princeton", "mmdet") == mmdet
+
+    @pytest.mark.parametrize("princeton, lite", LITE.items())
+    def test_lite(self, princeton, lite):
+        assert rename(princeton, "princeton", "lite") == f"module.{lite}"
+        assert rename(f"module.{lite}", "lite", "princeton") == f"module.{princeton}"
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "optimizer",
+            "kps.0.up3.0.conv1.weight",
+            "tl_cnvs.0.p3_conv1.conv.weight",
+            "pre.2.bn1.bias",
+        ],
+    )
+    def test_what_is_no_parameter(self, key):
+        assert rename(key, "princeton", "d2") is None
+
+    def test_full_network_has_the_official_keys_in_the_official_order(self):
+        ours = list(expected_shapes(HG104))
+        official = sort_keys([rename(key, "d2", "princeton") for key in ours], "princeton")
+        assert len(official) == 1128
+        assert hashlib.sha256("\n".join(official).encode()).hexdigest() == OFFICIAL_ORDER
+        old = [key for key in official if not key.endswith("num_batches_tracked")]
+        assert hashlib.sha256("\n".join(old).encode()).hexdigest() == OFFICIAL_ORDER_040
+
+    @pytest.mark.parametrize("stacks, depth", [(1, 1), (2, 2), (3, 4)])
+    def test_every_format_names_every_parameter_once(self, stacks, depth):
+        architecture = {
+            **HG104,
+            "MODEL.HOURGLASS.STACKS": stacks,
+            "MODEL.HOURGLASS.DEPTH": depth,
+            "MODEL.HOURGLASS.WIDTHS": [8, 8, 12, 12, 16][: depth + 1],
+            "MODEL.HOURGLASS.BLOCKS": [1, 2, 1, 3, 2][: depth + 1],
+        }
+        shapes = expected_shapes(architecture)
+        ours = list(shapes)
+        for fmt in FORMATS:
+            theirs = [rename(key, "d2", fmt) for key in ours]
+            assert None not in theirs and len(set(theirs)) == len(ours)
+            assert detect_format(theirs) == (fmt, len(ours))
+            assert [rename(key, fmt, "d2") for key in theirs] == ours
+            assert sorted(sort_keys(theirs, fmt)) == sorted(theirs)
+        meta = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        assert infer_architecture(meta) == architecture
+
+
+class TestContents:
+    @pytest.mark.parametrize("counters", [False, True])
+    def test_round_trip_is_equal_bit_for_bit(self, counters):
+        state = tiny_state(counters)
+        contents = state
+        for target in ("d2", "mmdet", "d2", "lite", "mmdet", "princeton"):
+            checkpoint = parse(contents, "file")
+            assert not checkpoint.left_over
+            contents = build_contents(checkpoint, target)
+        assert list(contents) == list(state)
+        assert all(contents[k].numpy().tobytes() == v.numpy().tobytes() for k, v in state.items())
+
+    def test_weights_are_shared_not_copied(self):
+        state = tiny_state()
+        weights = parse(state, "file").weights
+        assert (
+            weights["backbone.stem.0.weight"].data_ptr()
+            == state["module.pre.0.conv.weight"].data_ptr()
+        )
+
+    def test_counters_are_filled_in_beside_their_statistics(self):
+        keys = list(parse(tiny_state(), "file").weights)
+        assert sum(key.endswith("num_batches_tracked") for key in keys) == 66
+        for i, key in enumerate(keys):
+            if key.endswith("num_batches_tracked"):
+                assert keys[i - 1] == key.replace("num_batches_tracked", "running_var")
+
+    @pytest.mark.parametrize(
+        "meta",
+        [
+            {"CLASSES": ("a", "b")},
+            {"dataset_meta": {"classes": ["a", "b"]}},
+            {"dataset_meta": {"CLASSES": ("a", "b")}},
+        ],
+    )
+    def test_mmdet_class_names(self, meta):
+        state = build_contents(parse(tiny_state(), "file"), "mmdet")["state_dict"]
+        checkpoint = parse({"meta": meta, "state_dict": state}, "file")
+        assert checkpoint.source == "mmdet"
+        assert checkpoint.classes == ("a", "b")
+        assert checkpoint.convention.preset == "mmdet"
+
+    def test_says_what_a_wrong_file_is(self):
+        with pytest.raises(CheckpointError, match="holds no CornerNet.*layer1"):
+            parse({"layer1.weight": torch.zeros(1)}, "resnet.pth")
+        with pytest.raises(CheckpointError, match="'epoch' is int"):
+            parse({"epoch": 3}, "log.pth")
+        with pytest.raises(CheckpointError, match="'princeton'.*not 'mmdet'"):
+            parse(tiny_state(), "file", source="mmdet")
+
+
+class TestCheckpointer:
+    @pytest.fixture
+    def state(self):
+        return tiny_state()
+
+    def load(self, path, preset="CornerNet-HG104-official"):
+        model = build_model(tiny_config(preset))
+        CornerNetCheckpointer(model).load(str(path))
+        return model
+
+    def check(self, model, state):
+        for key, value in state.items():
+            got = model.state_dict()[rename(key, "princeton", "d2")]
+            assert torch.equal(got, value), key
+
+    @pytest.mark.parametrize("legacy", [True, False])
+    @pytest.mark.parametrize("name", ["CornerNet_500000.pkl", "cornernet.pth"])
+    def test_princeton(self, tmp_path, state, name, legacy, caplog):
+        save_torch_file(state, str(tmp_path / name), legacy=legacy)
+        with caplog.at_level(logging.INFO, logger="cornernet_d2"):
+            self.check(self.load(tmp_path / name), state)
+        assert "format of princeton: 378 weights renamed, 0 left over" in caplog.text
+
+    @pytest.mark.parametrize("target", ["lite", "mmdet", "d2"])
+    def test_other_formats(self, tmp_path, state, target):
+        checkpoint = parse(state, "file")
+        path = tmp_path / "model.pth"
+        save_torch_file(build_contents(checkpoint, target), str(path))
+        self.check(self.load(path), state)
+
+    def test_own_file_notes_and_checks_the_input(self, tmp_path, state, caplog):
+        model = build_model(tiny_config("CornerNet-HG104-mmdet"))
+        CornerNetCheckpointer(model, str(tmp_path)).save("model", iteration=3)
+        path = tmp_path / "model.pth"
+        saved = torch.load(path)
+        assert saved["iteration"] == 3
+        assert saved["cornernet_d2"]["input"]["preset"] == "mmdet"
+        assert saved["cornernet_d2"]["input"]["format"] == "RGB"
+        self.load(path, "CornerNet-HG104-mmdet")
+        assert "expect" not in caplog.text
+        with pytest.raises(CheckpointError, match="INPUT.FORMAT RGB.*PIXEL_MEAN.*123.675"):
+            self.load(path, "CornerNet-HG104-official")
+
+    def test_other_padding_is_only_reported(self, tmp_path, state, caplog):
+        save_torch_file(state, str(tmp_path / "princeton.pth"))
+        self.check(self.load(tmp_path / "princeton.pth", "CornerNet-HG104"), state)
+        assert "MODEL.CORNERNET.PADDING center_black" in caplog.text
+
+    def test_optimizer_state_goes_with_the_weights(self, tmp_path):
+        model = build_model(tiny_config())
+        optimizer = torch.optim.Adam(model.parameters())
+        sum(p.sum() for p in model.parameters()).backward()
+        optimizer.step()
+        checkpointer = CornerNetCheckpointer(model, str(tmp_path), optimizer=optimizer)
+        checkpointer.save("model")
+        fresh = torch.optim.Adam(model.parameters())
+        loaded = CornerNetCheckpointer(model, optimizer=fresh).load(str(tmp_path / "model.pth"))
+        assert len(fresh.state_dict()["state"]) == len(optimizer.state_dict()["state"])
+        assert "optimizer" not in loaded
+
+    def test_detectron2_pickles_are_read_as_before(self, tmp_path):
+        model = build_model(tiny_config())
+        value = torch.full((5,), 3.0)
+        weights = {"head.0.tl.heatmap.1.bias": value.numpy()}
+        path = tmp_path / "zoo.pkl"
+        path.write_bytes(pickle.dumps({"model": weights, "__author__": "someone"}))
+        CornerNetCheckpointer(model).load(str(path))
+        assert torch.equal(model.head[0].tl.heatmap[1].bias, value)
+
+    def test_damaged_file(self, tmp_path, state):
+        path = tmp_path / "cut.pth"
+        save_torch_file(state, str(path))
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(CheckpointError, match="cut.pth is truncated or damaged"):
+            self.load(path)
