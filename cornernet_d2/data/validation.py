@@ -24,7 +24,7 @@ class Problem:
 
     Attributes:
         text: image, annotation, fault and fix.
-        fatal: training must not start; otherwise what is at fault is left out of training.
+        fatal: training must not start; otherwise it does without what is at fault.
     """
 
     text: str
@@ -125,8 +125,9 @@ def dataset_problems(
         image_format: ``INPUT.FORMAT``.
     """
     if thing_classes is not None and len(thing_classes) != num_classes:
+        shown = ", ".join(thing_classes[:5]) + (", ..." if len(thing_classes) > 5 else "")
         yield Problem(
-            f"the dataset has {len(thing_classes)} classes ({', '.join(thing_classes[:5])}, ...), "
+            f"the dataset has {len(thing_classes)} classes ({shown}), "
             f"the model {num_classes}; set MODEL.CORNERNET.NUM_CLASSES {len(thing_classes)}"
         )
     files: dict = {}
@@ -134,7 +135,9 @@ def dataset_problems(
         image = describe_image(dataset_dict)
         file_name, image_id = dataset_dict.get("file_name"), dataset_dict.get("image_id")
         if files.setdefault(image_id, file_name) != file_name:
-            yield Problem(f"{image}: its id is also that of {files[image_id]}; give it another")
+            # Of two data sets together they mean nothing; of one, its evaluation will mix them up.
+            text = f"{image}: its id is also that of {files[image_id]}; give it another"
+            yield Problem(text, fatal=False)
         if min(dataset_dict.get("width", 1), dataset_dict.get("height", 1)) < 1:
             yield Problem(f"{image}: width or height below 1; correct them in the dataset")
         if not file_name or not PathManager.isfile(file_name):
@@ -157,7 +160,7 @@ def validate_dataset(
     read_images: bool = False,
     image_format: str = "BGR",
 ) -> None:
-    """Refuse a dataset with a fatal fault, and log what will be left out of training.
+    """Refuse a dataset with a fatal fault, and log the faults that training can do without.
 
     Arguments are those of :func:`dataset_problems`, and the dataset's name for messages.
 
@@ -171,7 +174,7 @@ def validate_dataset(
     if fatal:
         raise ValueError(f"{name} cannot be trained on:\n" + _listed(fatal))
     if problems:
-        logger.warning("%s: left out of training:\n%s", name, _listed(problems))
+        logger.warning("%s can be trained on, but:\n%s", name, _listed(problems))
 
 
 def _listed(problems: Sequence[Problem]) -> str:

@@ -75,7 +75,7 @@ def _report(name: str, cfg: CfgNode, args: argparse.Namespace) -> int:
     print(f"== {name}: {len(dicts)} images ==")
     for title, found in (
         ("cannot be trained on", fatal),
-        ("left out of training", [problem for problem in problems if not problem.fatal]),
+        ("can be trained on, but", [problem for problem in problems if not problem.fatal]),
     ):
         print(f"{title}: {len(found)} problems")
         for problem in found[:LISTED]:
