@@ -121,14 +121,13 @@ def to_array(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def match_rows(got: np.ndarray, want: np.ndarray, tolerance: float) -> np.ndarray:
+def match_rows(got: np.ndarray, want: np.ndarray) -> np.ndarray:
     """Order the rows of ``got`` like those of ``want``, each with its nearest left.
 
     Rows are sets where scores are too close to fix their order.
 
     Args:
         got, want: (R, D).
-        tolerance: largest error per column that counts as the same row.
 
     Returns:
         the rows of ``got``, reordered; unchanged where the numbers of rows differ.

@@ -31,9 +31,8 @@ CORNER_MODULES = {"tl_cnvs": "tl", "br_cnvs": "br"}
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
     arrays = folder.load(file)
-    case = Case(file, "weights")
     seed = int(arrays["weights_seed"])
-    yield from _weights(case, folder, seed, arrays)
+    yield from _weights(Case(file, "weights"), folder, seed, arrays)
 
     case = Case(file, "x".join(str(side) for side in arrays["image"].shape[1:3]))
     image = torch.cat([folder.recipe.normalise(image) for image in arrays["image"]])
@@ -135,7 +134,7 @@ def _detections(
     got = decoded_rows(decode_corners(maps, embedding_threshold=threshold, **DECODE))
     for image, (ours, theirs) in enumerate(zip(got, want)):
         ours, theirs = (rows[rows[:, 4] > -1] for rows in (ours, theirs))
-        ours = match_rows(ours, theirs, 1e-3)
+        ours = match_rows(ours, theirs)
         yield case.absolute(f"{name} of image {image}", ours, theirs, 1e-3)
 
 

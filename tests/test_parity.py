@@ -1,0 +1,241 @@
+"""The parity command on a small part of the reference, and on folders that it must reject.
+
+The part is renamed first: nothing may depend on the names of cases. With CORNERNET_REFERENCE_DIR
+set, the whole reference runs too, but for the full network.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cornernet_d2.tools.parity.__main__ import compare, main
+from cornernet_d2.tools.parity.check import Case, match_rows, stats
+from cornernet_d2.tools.parity.reference import Reference, strided
+
+FIXTURES = Path(__file__).parent / "fixtures" / "reference"
+WHOLE = os.environ.get(
+    "CORNERNET_REFERENCE_DIR", str(Path(__file__).parents[2] / "shared" / "reference")
+)
+FILES = sorted(path.name for path in FIXTURES.glob("*.npz"))
+
+
+def renamed(arrays):
+    """The same cases under other names, in another order."""
+    key = "runs" if "runs" in arrays else "cases"
+    names = [str(name) for name in arrays[key]]
+    new = {name: f"case{len(names) - i}" for i, name in enumerate(names)}
+    result = {}
+    for path, value in arrays.items():
+        first, _, rest = path.partition("/")
+        result[f"{new[first]}/{rest}" if first in new else path] = value
+    result[key] = np.array([new[name] for name in reversed(names)])
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference")
+    for file in ("weights.py", "keys_tiny.json"):
+        shutil.copy(FIXTURES / file, path)
+    for file in FILES:
+        np.savez(path / file, **renamed(dict(np.load(FIXTURES / file))))
+    return path
+
+
+def changed(folder, tmp_path, file, change):
+    """A folder with one file, changed."""
+    arrays = dict(np.load(folder / file))
+    change(arrays)
+    for name in ("weights.py", "keys_tiny.json"):
+        shutil.copy(FIXTURES / name, tmp_path)
+    np.savez(tmp_path / file, **arrays)
+    return Reference(str(tmp_path))
+
+
+class TestReference:
+    @pytest.mark.parametrize("file", FILES)
+    def test_every_case_holds(self, folder, file):
+        checks = list(compare(Reference(str(folder)), [file]))
+        assert checks
+        assert not [check for check in checks if not check.passed]
+        listed = np.load(folder / file)
+        names = {str(name) for name in listed["runs" if "runs" in listed else "cases"]}
+        assert names <= {check.case for check in checks}
+
+    @pytest.mark.skipif(not os.path.isdir(WHOLE), reason="no reference folder")
+    @pytest.mark.parametrize(
+        "file",
+        ["augment", "corner_pool", "decode", "losses", "postprocess", "softnms", "targets"],
+    )
+    def test_whole_file_holds(self, file):
+        checks = list(compare(Reference(WHOLE), [file]))
+        assert checks and all(check.passed for check in checks)
+
+    @pytest.mark.parametrize(
+        "file, array, step",
+        [
+            ("augment.npz", "after_jitter", 1e-4),
+            ("corner_pool.npz", "left_output", 1e-6),
+            ("corner_pool.npz", "top_grad_input", 1e-4),
+            ("decode.npz", "detections", 1e-4),
+            ("losses.npz", "loss_total", 1e-1),
+            ("losses.npz", "stack1/br_tag_grad", 1e-2),
+            ("postprocess.npz", "image0/final", 1e-2),
+            ("softnms.npz", "exp/boxes_after", 1e-3),
+            ("targets.npz", "tl_regr", 1e-5),
+            ("targets.npz", "br_ind", 1),
+            ("training.npz", "loss", 0.1),
+            ("training.npz", "grad_step1/module.pre.0.conv.weight", 0.5),
+        ],
+    )
+    def test_an_error_in_any_place_is_found(self, folder, tmp_path, file, array, step):
+        def change(arrays):
+            key = next(key for key in arrays if key.endswith("/" + array))
+            value = arrays[key].copy()
+            value.reshape(-1)[:1] += np.asarray(step, dtype=value.dtype)
+            arrays[key] = value
+
+        checks = list(compare(changed(folder, tmp_path, file, change)))
+        assert [check for check in checks if not check.passed]
+
+    def test_a_broken_case_does_not_hide_the_others(self, folder, tmp_path):
+        def change(arrays):
+            del arrays["case1/tl_heat"]
+            arrays["cases"] = np.array(["case1", "case2"])
+            for key in [key for key in arrays if key.startswith("case1/")]:
+                arrays[key.replace("case1", "case2")] = arrays[key]
+            arrays["case2/tl_heat"] = np.load(FIXTURES / "decode.npz")["k40/tl_heat"]
+
+        checks = list(compare(changed(folder, tmp_path, "decode.npz", change)))
+        broken = [check for check in checks if not check.passed]
+        assert [check.case for check in broken] == ["case1"]
+        assert "KeyError" in broken[0].note
+        assert {check.case for check in checks} == {"case1", "case2"}
+
+
+class TestCommand:
+    def test_table_and_status(self, folder, capsys, tmp_path):
+        report = tmp_path / "report.json"
+        arguments = [str(folder), "--only", "decode,softnms", "--json", str(report)]
+        assert main(arguments) == 0
+        out = capsys.readouterr().out
+        assert "decode.npz" in out and "softnms.npz" in out and "losses.npz" not in out
+        rows = json.loads(report.read_text())
+        assert {row["file"] for row in rows} == {"decode.npz", "softnms.npz"}
+        assert all(row["passed"] and row["max_abs"] <= 1e-3 for row in rows)
+        assert f"{len(rows)} of {len(rows)} comparisons hold" in out
+
+    def test_failure_is_the_exit_status(self, folder, tmp_path, capsys):
+        def change(arrays):
+            arrays["case1/detections"] = arrays["case1/detections"] + 1
+
+        changed(folder, tmp_path, "decode.npz", change)
+        assert main([str(tmp_path)]) == 1
+        assert "FAILS" in capsys.readouterr().out
+
+    def test_what_is_unknown_or_missing_is_said(self, folder, tmp_path, capsys):
+        shutil.copy(folder / "corner_pool.npz", tmp_path)
+        (tmp_path / "extra.npz").touch()
+        assert main([str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert "unknown file: extra.npz" in out
+        assert "not in the folder: losses.npz" in out
+        assert "not in the folder: network_*.npz" in out
+
+    def test_nothing_compared_is_no_success(self, tmp_path):
+        assert main([str(tmp_path)]) == 2
+        assert main([str(tmp_path / "none")]) == 2
+
+
+class TestNetwork:
+    """The full network's file, played with the small one."""
+
+    @pytest.fixture
+    def arrays(self, folder, tmp_path):
+        from cornernet_d2.modeling.decode import decode_corners
+        from cornernet_d2.tools.parity import network
+
+        for name in ("weights.py",):
+            shutil.copy(FIXTURES / name, tmp_path)
+        shutil.copy(FIXTURES / "keys_tiny.json", tmp_path / "keys.json")
+        reference = Reference(str(tmp_path))
+        checkpoint = reference.weights("keys.json", 5)
+        model, _ = reference.model("keys.json", 5)
+        images = np.stack([reference.recipe.make_image(63, 95, seed) for seed in (1, 2)])
+        x = torch.cat([reference.recipe.normalise(image) for image in images])
+        values = [v.double() for v in checkpoint.weights.values() if v.is_floating_point()]
+        arrays = {
+            "weights_seed": np.array(5),
+            "weights_sum": np.array(sum(float(v.sum()) for v in values)),
+            "weights_abs_sum": np.array(sum(float(v.abs().sum()) for v in values)),
+            "image": images,
+            "input_stats": stats(x),
+            "input_sub": x[..., ::16, ::16].numpy(),
+            "heat_channels": np.array([0, 3]),
+        }
+        with torch.no_grad():
+            stem = model.eval().backbone.stem(x)
+            stacks = model.corner_maps(x)
+        arrays["inter/pre/shape"], arrays["inter/pre/stats"] = np.array(stem.shape), stats(stem)
+        for s, maps in enumerate(stacks):
+            for corner in ("tl", "br"):
+                for name, ours in network.OUTPUTS.items():
+                    value, prefix = maps[corner][ours], f"stack{s}/{corner}_{name}"
+                    arrays[f"{prefix}/shape"] = np.array(value.shape)
+                    arrays[f"{prefix}/stats"] = stats(value)
+                    arrays[f"{prefix}/channel_sums"] = value.double().sum((2, 3)).numpy()
+                    chosen = value[:, [0, 3]] if name == "heat" else value
+                    arrays[f"{prefix}/sub"] = chosen[..., ::4, ::4].numpy()
+        decoded = decode_corners(stacks[-1], 100, 3, 0.5, 1000)
+        arrays["detections"] = network.decoded_rows(decoded)[:, ::-1]  # any order
+        return arrays
+
+    def check(self, tmp_path, arrays):
+        np.savez(tmp_path / "network_63x95.npz", **arrays)
+        return [c for c in compare(Reference(str(tmp_path))) if not c.passed]
+
+    def test_holds_and_finds_errors(self, tmp_path, arrays):
+        assert not self.check(tmp_path, arrays)
+        for key in ("stack1/br_heat/sub", "stack0/tl_regr/stats", "inter/pre/stats", "detections"):
+            wrong = {**arrays, key: arrays[key] + 0.01}
+            assert self.check(tmp_path, wrong), key
+        assert self.check(tmp_path, {**arrays, "weights_seed": np.array(6)})
+
+
+class TestComparing:
+    case = Case("file", "case")
+
+    def test_measures(self):
+        assert self.case.absolute("q", [1.0, 2.0], [1.0, 2.1], 0.11).passed
+        assert not self.case.absolute("q", [1.0, 2.0], [1.0, 2.1], 0.09).passed
+        assert self.case.relative("q", [100.0], [101.0], 0.01).passed
+        assert not self.case.relative("q", [100.0], [102.0], 0.01).passed
+        assert self.case.relative("q", [0.0], [0.0], 1e-9).passed
+        assert not self.case.relative("q", [1e-3], [0.0], 1e-9).passed
+        assert self.case.largest("q", [0.001, 1.0], [0.0, 1.0], 0.01).passed
+        assert not self.case.exact("q", [1, 2], [1, 3]).passed
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_what_is_not_finite_never_holds(self, bad):
+        assert not self.case.absolute("q", [bad], [1.0], 1e9).passed
+        assert not self.case.relative("q", [bad], [1.0], 1e9).passed
+        assert not self.case.exact("q", [float("nan")], [1.0]).passed
+
+    def test_shapes_must_agree(self):
+        check = self.case.absolute("q", np.zeros((2, 1)), np.zeros(2), 1.0)
+        assert not check.passed and "shape (2, 1), reference (2,)" in check.note
+
+    def test_rows_in_any_order_are_used_once(self):
+        want = np.array([[0.0], [0.0], [5.0]])
+        assert np.array_equal(match_rows(want[[2, 0, 1]], want), want)
+        assert not np.array_equal(match_rows(np.array([[0.0], [5.0], [5.0]]), want), want)
+
+    def test_stride_of_a_sample(self):
+        x = torch.arange(511.0).expand(1, 1, 511, 511)
+        assert strided(x, (1, 1, 32, 32)).shape == (1, 1, 32, 32)
+        assert strided(x, (1, 1, 32, 32))[0, 0, 0, 1] == 16
