@@ -1,5 +1,6 @@
 """The trainer's recipe: optimisers, precision, loader, progress, evaluation, command line."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, LVISEvaluator
+from detectron2.utils import comm
 from tiny_run import make_dataset, tiny_config, train
 
 from cornernet_d2.engine import CornerNetTrainer
 from cornernet_d2.engine.optimizer import build_optimizer
+from cornernet_d2.engine.train_loader import StreamSampler
 
 NO_TEST = ("DATASETS.TEST", ())
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -117,7 +120,7 @@ class TestLoader:
         cfg = tiny_config(str(tmp_path), *overrides)
         cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5  # used but not defined by Detectron2 0.6
         loader = CornerNetTrainer.build_train_loader(cfg)
-        loader.examples_seen = skip * 4
+        loader.steps_seen = skip
         return [
             [(x["file_name"], x["image"]) for x in batch] for batch, _ in zip(loader, range(count))
         ]
@@ -135,6 +138,24 @@ class TestLoader:
         self.assert_same(self.batches(tmp_path, 5, skip=3), stream[3:])
         other = self.batches(tmp_path, 8, "SEED", 4)
         assert [n for b in other for n, _ in b] != [n for b in stream for n, _ in b]
+
+    @pytest.mark.parametrize("processes,accumulation", [(3, 1), (1, 3), (3, 2), (8, 1)])
+    def test_any_split_sees_the_same_steps(
+        self, processes: int, accumulation: int, monkeypatch: Any
+    ) -> None:
+        """49 images over 8 processes: seven times 6 and once 7."""
+        monkeypatch.setattr(comm, "get_world_size", lambda: processes)
+        steps = [[] for _ in range(5)]
+        sizes = set()
+        for rank in range(processes):
+            monkeypatch.setattr(comm, "get_rank", lambda: rank)
+            sampler = StreamSampler(itertools.count(), 49, processes * accumulation)
+            for k, batch in zip(range(5 * accumulation), sampler):
+                steps[k // accumulation] += batch
+                sizes.add(len(batch))
+        for k, step in enumerate(steps):
+            assert sorted(step) == [(i, i) for i in range(49 * k, 49 * (k + 1))]
+        assert max(sizes) - min(sizes) <= 1
 
     def test_augmentation_differs_between_epochs(self, tmp_path: Any) -> None:
         make_dataset(str(tmp_path))
@@ -174,8 +195,8 @@ class TestLoader:
 
     def test_errors_name_the_key(self, tmp_path: Any) -> None:
         make_dataset(str(tmp_path))
-        with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH is 4.*multiple of 3"):
-            self.batches(tmp_path, 1, "SOLVER.GRADIENT_ACCUMULATION", 3)
+        with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH is 4: too few"):
+            self.batches(tmp_path, 1, "SOLVER.GRADIENT_ACCUMULATION", 5)
         with pytest.raises(ValueError, match="DATALOADER.SAMPLER_TRAIN is 'Nothing'"):
             self.batches(tmp_path, 1, "DATALOADER.SAMPLER_TRAIN", "Nothing")
 

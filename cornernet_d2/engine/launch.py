@@ -2,6 +2,8 @@
 
 import logging
 import os
+import time
+import uuid
 from datetime import timedelta
 from typing import Any, Callable, Tuple
 
@@ -63,16 +65,45 @@ def restart_count() -> int:
 
 def _torchrun_worker(main: Callable, args: Tuple) -> Any:
     environ = os.environ
-    local_size = int(environ.get("LOCAL_WORLD_SIZE", environ["WORLD_SIZE"]))
+    rank, world_size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))
+    if dist.is_torchelastic_launched():
+        store = _fresh_store(store, rank, world_size)
     return _work(
         main,
         args,
-        init_method="env://",
-        rank=int(environ["RANK"]),
-        world_size=int(environ["WORLD_SIZE"]),
-        local_rank=int(environ.get("LOCAL_RANK", environ["RANK"])),
-        local_size=local_size,
+        rank=rank,
+        world_size=world_size,
+        local_rank=int(environ.get("LOCAL_RANK", rank)),
+        local_size=int(environ.get("LOCAL_WORLD_SIZE", world_size)),
+        store=store,
     )
+
+
+def _fresh_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """A part of ``store`` that no earlier processes wrote to.
+
+    After a restart torchrun hands out the store of the processes that died, and gloo would
+    connect to the addresses that they left there. Rank 0 draws a new name and answers whoever asks
+    for it with a number of its own, again and again until all others have confirmed the name: so
+    neither side can take an old message for a new one.
+    """
+    name = uuid.uuid4().hex
+    if rank == 0:
+        unconfirmed = set(range(1, world_size))
+        while unconfirmed:
+            for other in sorted(unconfirmed):
+                if store.check([f"ask/{other}"]):
+                    store.set(f"answer/{store.get(f'ask/{other}').decode()}", name)
+                if store.check([f"confirm/{name}/{other}"]):
+                    unconfirmed.remove(other)
+            time.sleep(0.02)
+        return dist.PrefixStore(name, store)
+    store.set(f"ask/{rank}", name)
+    store.wait([f"answer/{name}"], TIMEOUT)
+    chosen = store.get(f"answer/{name}").decode()
+    store.set(f"confirm/{chosen}/{rank}", "")
+    return dist.PrefixStore(chosen, store)
 
 
 def _spawned_worker(
@@ -87,11 +118,11 @@ def _spawned_worker(
     _work(
         main,
         args,
-        init_method=dist_url,
         rank=machine_rank * num_processes + local_rank,
         world_size=num_machines * num_processes,
         local_rank=local_rank,
         local_size=num_processes,
+        init_method=dist_url,
     )
 
 
@@ -99,25 +130,26 @@ def _work(
     main: Callable,
     args: Tuple,
     *,
-    init_method: str,
     rank: int,
     world_size: int,
     local_rank: int,
     local_size: int,
+    **rendezvous: Any,
 ) -> Any:
+    """Join the process group and run ``main``; ``rendezvous`` is ``init_method`` or ``store``."""
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(local_rank)
     try:
         dist.init_process_group(
             "nccl" if has_gpu else "gloo",
-            init_method=init_method,
-            world_size=world_size,
             rank=rank,
+            world_size=world_size,
             timeout=TIMEOUT,
+            **rendezvous,
         )
     except Exception:
-        logging.getLogger(__name__).error("Cannot join the process group at %s", init_method)
+        logging.getLogger(__name__).error("Cannot join the process group: %s", rendezvous)
         raise
     try:
         _create_local_group(local_size)

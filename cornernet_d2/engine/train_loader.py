@@ -2,14 +2,14 @@
 
 Every example is drawn with random generators of its own, seeded by the run's seed and by the
 example's position in the stream. What a step sees therefore depends neither on the number of
-worker processes nor on how often the run was interrupted: resuming means skipping the positions
-that were consumed.
+processes and workers nor on how often the run was interrupted: resuming means skipping the steps
+that were taken.
 """
 
 import itertools
 import random
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch.utils import data as torchdata
 from ..data.validation import validate_dataset
 
 Example = Dict[str, Any]
+Key = Tuple[int, int]  # index in the data set, position in the stream
 
 
 def entropy_words(*entropy: int) -> List[int]:
@@ -60,7 +61,7 @@ class SeededDataset(torchdata.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Tuple[int, int]) -> Example:
+    def __getitem__(self, key: Key) -> Example:
         index, position = key
         source = self.dataset[index]
         with seeded(self.seed, position):
@@ -75,40 +76,50 @@ class SeededDataset(torchdata.Dataset):
 
 
 class StreamSampler(torchdata.Sampler):
-    """Endless batches of (index, position) of this process, after skipping ``start`` of them.
+    """Endless batches of (index, position) for one of ``parts`` processes.
+
+    The stream of indices is cut into the batches of all processes together, and each of those
+    into parts that differ by one example at most, so that any batch size fits any number of
+    processes, and all numbers of processes see the same batches.
 
     Args:
-        sampler: an endless Detectron2 sampler, which yields the indices of this process.
-        batch_size: examples per batch of this process.
-        start: batches to skip.
-        groups: a group per index; a batch holds one group only. None: all may go together.
+        indices: the endless stream of indices, the same in every process.
+        batch_size: examples per step, of all processes.
+        parts: (process, accumulated batch) pairs that share a step: processes * accumulation.
+        start: steps to skip.
+        groups: a group per index; the examples of a step are of one group. None: of any.
     """
 
     def __init__(
         self,
-        sampler: torchdata.Sampler,
+        indices: Iterable[int],
         batch_size: int,
+        parts: int,
         start: int = 0,
         groups: Optional[Sequence[int]] = None,
     ) -> None:
-        self.sampler = sampler
+        self.indices = indices
         self.batch_size = batch_size
+        self.parts = parts
         self.start = start
         self.groups = groups
 
-    def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
-        return itertools.islice(self._batches(), self.start, None)
+    def __iter__(self) -> Iterator[List[Key]]:
+        bounds = [k * self.batch_size // self.parts for k in range(self.parts + 1)]
+        mine = range(comm.get_rank(), self.parts, comm.get_world_size())
+        for step in itertools.islice(self._steps(), self.start, None):
+            for part in mine:
+                yield step[bounds[part] : bounds[part + 1]]
 
-    def _batches(self) -> Iterator[List[Tuple[int, int]]]:
-        rank, world_size = comm.get_rank(), comm.get_world_size()
-        pending: Dict[int, List[Tuple[int, int]]] = {}
-        for k, index in enumerate(self.sampler):
+    def _steps(self) -> Iterator[List[Key]]:
+        pending: Dict[int, List[Key]] = {}
+        for position, index in enumerate(self.indices):
             group = 0 if self.groups is None else self.groups[index]
-            batch = pending.setdefault(group, [])
-            batch.append((index, k * world_size + rank))
-            if len(batch) == self.batch_size:
+            step = pending.setdefault(group, [])
+            step.append((index, position))
+            if len(step) == self.batch_size:
                 del pending[group]
-                yield batch
+                yield step
 
 
 class TrainLoader:
@@ -117,78 +128,82 @@ class TrainLoader:
     Args:
         dataset: dataset dicts in Detectron2's format.
         mapper: turns a dataset dict into what the model takes.
-        build_sampler: seed -> endless Detectron2 sampler of this process's indices.
-        batch_size: examples per batch of this process.
+        build_indices: seed -> endless stream of indices, the same in every process.
+        batch_size: examples per step, of all processes.
+        accumulation: batches of this process per step.
         num_workers: worker processes.
         seed: of the order and of the augmentation; the same on every process.
         groups: see :class:`StreamSampler`.
 
     Attributes:
-        examples_seen (int): examples that all processes together have been given so far.
+        steps_seen (int): steps that all batches have been handed out for.
     """
 
     def __init__(
         self,
         dataset: List[Example],
         mapper: Callable[[Example], Example],
-        build_sampler: Callable[[int], torchdata.Sampler],
+        build_indices: Callable[[int], Iterable[int]],
         *,
         batch_size: int,
+        accumulation: int = 1,
         num_workers: int = 0,
         seed: int = 0,
         groups: Optional[Sequence[int]] = None,
     ) -> None:
         self.dataset = DatasetFromList(dataset, copy=False)
         self.mapper = mapper
-        self.build_sampler = build_sampler
+        self.build_indices = build_indices
         self.batch_size = batch_size
+        self.accumulation = accumulation
         self.num_workers = num_workers
         self.seed = seed
         self.groups = groups
-        self.examples_seen = 0
+        self.steps_seen = 0
 
     def __iter__(self) -> Iterator[List[Example]]:
         # A generator: nothing is read before the first batch is asked for, so that a checkpoint
         # can still move the starting point.
-        per_batch = self.batch_size * comm.get_world_size()
         sampler = StreamSampler(
-            self.build_sampler(self.seed),
+            self.build_indices(self.seed),
             self.batch_size,
-            start=self.examples_seen // per_batch,
+            comm.get_world_size() * self.accumulation,
+            start=self.steps_seen,
             groups=self.groups,
         )
-        for batch in torchdata.DataLoader(
+        loader = torchdata.DataLoader(
             SeededDataset(self.dataset, self.mapper, self.seed),
             batch_sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=_as_list,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else starting the workers draws from the model's
-        ):
-            self.examples_seen += per_batch
+        )
+        for number, batch in enumerate(loader, start=1):
+            if number % self.accumulation == 0:
+                self.steps_seen += 1
             yield batch
 
     def state_dict(self) -> Dict[str, int]:
-        return {"seed": self.seed, "examples_seen": self.examples_seen}
+        return {"seed": self.seed, "steps_seen": self.steps_seen}
 
     def load_state_dict(self, state: Dict[str, int]) -> None:
         self.seed = state["seed"]
-        self.examples_seen = state["examples_seen"]
+        self.steps_seen = state["steps_seen"]
 
 
 def build_train_loader(cfg: CfgNode, mapper: Callable[[Example], Example]) -> TrainLoader:
     """The loader of DATASETS.TRAIN as Detectron2's keys describe it.
 
     Raises:
-        ValueError: SOLVER.IMS_PER_BATCH cannot be split, DATALOADER.SAMPLER_TRAIN is unknown, or
-            the data has faults.
+        ValueError: SOLVER.IMS_PER_BATCH is too small, DATALOADER.SAMPLER_TRAIN is unknown, or the
+            data has faults.
     """
-    parts = comm.get_world_size() * cfg.SOLVER.GRADIENT_ACCUMULATION
-    if cfg.SOLVER.IMS_PER_BATCH < parts or cfg.SOLVER.IMS_PER_BATCH % parts:
+    solver = cfg.SOLVER
+    if solver.IMS_PER_BATCH < comm.get_world_size() * solver.GRADIENT_ACCUMULATION:
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which cannot be split evenly "
-            f"over {comm.get_world_size()} processes with SOLVER.GRADIENT_ACCUMULATION "
-            f"{cfg.SOLVER.GRADIENT_ACCUMULATION}. Make it a multiple of {parts}."
+            f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}: too few for {comm.get_world_size()} "
+            f"processes with SOLVER.GRADIENT_ACCUMULATION {solver.GRADIENT_ACCUMULATION}."
         )
     dataset = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
@@ -203,28 +218,30 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Example], Example]) -> Tr
     return TrainLoader(
         dataset,
         mapper,
-        _sampler_builder(cfg, dataset),
-        batch_size=cfg.SOLVER.IMS_PER_BATCH // parts,
+        _indices_builder(cfg, dataset),
+        batch_size=solver.IMS_PER_BATCH,
+        accumulation=solver.GRADIENT_ACCUMULATION,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         groups=groups,
     )
 
 
-def _sampler_builder(cfg: CfgNode, dataset: List[Example]) -> Callable[[int], torchdata.Sampler]:
+def _indices_builder(cfg: CfgNode, dataset: List[Example]) -> Callable[[int], Iterable[int]]:
+    """The stream that Detectron2's sampler of that name has before it is shared among processes."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
-        return lambda seed: TrainingSampler(len(dataset), seed=seed)
+        return lambda seed: TrainingSampler(len(dataset), seed=seed)._infinite_indices()
     if name == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset, cfg.DATALOADER.REPEAT_THRESHOLD
         )
-        return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
+        return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)._infinite_indices()
     if name == "RandomSubsetTrainingSampler":
         ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
         return lambda seed: RandomSubsetTrainingSampler(
             len(dataset), ratio, seed_shuffle=seed, seed_subset=seed
-        )
+        )._infinite_indices()
     raise ValueError(
         f"DATALOADER.SAMPLER_TRAIN is {name!r}; choose TrainingSampler, "
         "RepeatFactorTrainingSampler or RandomSubsetTrainingSampler."
