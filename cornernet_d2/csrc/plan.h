@@ -2,6 +2,8 @@
 // Free of torch so that the CPU kernels, the CUDA kernels and their host emulation share it.
 #pragma once
 
+#include "macros.h"
+
 #include <cstdint>
 
 namespace cornernet_d2 {
@@ -20,10 +22,10 @@ struct Plan {
   int64_t scan_stride[kMaxOperands];
   int64_t outer_stride[3][kMaxOperands];
 
-  int64_t outer_count() const { return outer[0] * outer[1] * outer[2]; }
+  CORNERNET_SHARED int64_t outer_count() const { return outer[0] * outer[1] * outer[2]; }
 
   // Element offset of the `index`-th outer slice of operand `operand`.
-  int64_t offset(int64_t index, int operand) const {
+  CORNERNET_SHARED int64_t offset(int64_t index, int operand) const {
     const int64_t i2 = index % outer[2];
     const int64_t i1 = index / outer[2] % outer[1];
     const int64_t i0 = index / outer[2] / outer[1];

@@ -46,7 +46,7 @@ struct SumPlanes {
     const int64_t ahead = rows_ahead(args.columns * sizeof(Bits)) * (args.reverse ? -1 : 1);
     for (int64_t plane = begin; plane < end; ++plane) {
       const int64_t n = plane / args.channels, c = plane % args.channels;
-      std::fill(maximum.begin(), maximum.end(), std::numeric_limits<Bits>::min());
+      std::fill(maximum.begin(), maximum.end(), kLowest<Bits>);
       for (int64_t i = 0; i < args.rows; ++i) {
         const int64_t h = args.reverse ? args.rows - 1 - i : i;
         Bits* y = args.y + args.offset(0, n, c, h, 0);
@@ -65,7 +65,7 @@ struct SumPlanes {
       int64_t ahead) {
     using V = Vec<Bits, Bytes>;
     constexpr int kLanes = VectorOf<Bits, Bytes>::kLanes;
-    V carry = V{} + std::numeric_limits<Bits>::min();
+    V carry = V{} + kLowest<Bits>;
     for (int64_t done = 0; done < args.columns; done += kLanes, maximum += kLanes) {
       const int count = lanes_left(kLanes, done, args.columns);
       const int64_t start = Reverse ? args.columns - done - count : done;
@@ -97,10 +97,10 @@ struct SumChannels {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t n = task / blocks, c = task % blocks * args.block;
       const int64_t channels = std::min(args.block, args.channels - c);
-      std::fill(maximum.begin(), maximum.end(), std::numeric_limits<Bits>::min());
+      std::fill(maximum.begin(), maximum.end(), kLowest<Bits>);
       for (int64_t i = 0; i < args.rows; ++i) {
         const int64_t h = args.reverse ? args.rows - 1 - i : i;
-        std::fill_n(across, args.block, std::numeric_limits<Bits>::min());
+        std::fill_n(across, args.block, kLowest<Bits>);
         for (int64_t j = 0; j < args.columns; ++j) {
           const int64_t w = args.reverse ? args.columns - 1 - j : j;
           sum_cell<Bytes>(args.y + args.offset(0, n, c, h, w),

@@ -105,7 +105,7 @@ struct LinesForward {
       Bits* y = args.out + plan.offset(task / blocks, 0) + first;
       const Bits* x = args.in + plan.offset(task / blocks, 1) + first;
       alignas(64) Bits maximum[kLineBlock];
-      std::fill_n(maximum, kLineBlock, std::numeric_limits<Bits>::min());
+      std::fill_n(maximum, kLineBlock, kLowest<Bits>);
       const int64_t ahead = (args.reverse ? -1 : 1) * rows_ahead(lines * sizeof(Bits));
       for (int64_t i = 0; i < plan.scan; ++i) {
         const int64_t position = args.reverse ? plan.scan - 1 - i : i;
@@ -144,7 +144,7 @@ struct LinesBackward {
     using V = Vec<Bits, Bytes>;
     constexpr int kLanes = VectorOf<Bits, Bytes>::kLanes;
     alignas(64) Bits maximum[kLineBlock];
-    std::fill_n(maximum, kLineBlock, std::numeric_limits<Bits>::min());
+    std::fill_n(maximum, kLineBlock, kLowest<Bits>);
     const Plan& plan = args.plan;
     const int64_t ahead =
         (args.reverse ? -1 : 1) * rows_ahead(lines * sizeof(Bits)) * plan.scan_stride[2];
@@ -230,7 +230,7 @@ struct RowsForward {
   CORNERNET_INLINE static void scan(Bits* y, const Bits* x, int64_t length, int64_t ahead) {
     using V = Vec<Bits, Bytes>;
     constexpr int kLanes = VectorOf<Bits, Bytes>::kLanes;
-    V carry = V{} + std::numeric_limits<Bits>::min();
+    V carry = V{} + kLowest<Bits>;
     for (int64_t done = 0; done < length; done += kLanes) {
       const int count = lanes_left(kLanes, done, length);
       const int64_t start = Reverse ? length - done - count : done;
@@ -274,7 +274,7 @@ struct RowsBackward {
     using V = Vec<Bits, Bytes>;
     constexpr int kLanes = VectorOf<Bits, Bytes>::kLanes;
     constexpr std::make_index_sequence<kLanes> lanes{};
-    V carry = V{} + std::numeric_limits<Bits>::min();
+    V carry = V{} + kLowest<Bits>;
     for (int64_t done = 0; done < length; done += kLanes) {
       const int count = lanes_left(kLanes, done, length);
       const int64_t start = Reverse ? length - done - count : done;

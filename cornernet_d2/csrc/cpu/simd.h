@@ -1,13 +1,13 @@
 // Portable vectors (GCC/Clang extension) and the ordered-integer view of floating-point values.
 #pragma once
 
+#include "../keys.h"
+
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <type_traits>
 #include <utility>
-
-#define CORNERNET_INLINE inline __attribute__((always_inline))
 
 namespace cornernet_d2 {
 
@@ -19,32 +19,6 @@ struct VectorOf {
 };
 template <class T, int Bytes>
 using Vec = typename VectorOf<T, Bytes>::type;
-
-// Keys. Comparing floats as signed integers of the same width lets one `max` instruction do what
-// needs a compare and a blend each for NaN and for the maximum:
-//   key(a) < key(b)  <=>  a < b,  with -0 < +0 and every NaN above +inf (IEEE 754-2019 maximum).
-// A scan starts below every key, at numeric_limits::min(), which is no value's key.
-// Format supplies Bits (signed), kInfinity, kQuietNaN and the Accumulator type of gradients.
-template <class Format, class V>
-CORNERNET_INLINE V to_key(V bits) {
-  using Bits = typename Format::Bits;
-  constexpr Bits kMagnitude = std::numeric_limits<Bits>::max();
-  const V magnitude = bits & kMagnitude;
-  const V key = bits ^ ((bits >> (8 * sizeof(Bits) - 1)) & kMagnitude);
-  return magnitude > Format::kInfinity ? (key & Bits(0)) + Format::kQuietNaN : key;
-}
-
-template <class Format, class V>
-CORNERNET_INLINE V from_key(V key) {
-  using Bits = typename Format::Bits;
-  return key ^ ((key >> (8 * sizeof(Bits) - 1)) & std::numeric_limits<Bits>::max());
-}
-
-// For comparisons that decide ties, where -0 (key -1) equals +0 (key 0).
-template <class V>
-CORNERNET_INLINE V merge_zeros(V key) {
-  return key == -1 ? key & 0 : key;
-}
 
 // widen and narrow convert between stored bits and the type gradients are summed in, one
 // accumulator vector of `Bytes` bytes at a time.
