@@ -38,6 +38,8 @@ SOURCES := setup.py $(shell find cornernet_d2/csrc -type f)
 
 setup: $(PROJECT)
 
+# Detectron2's use of what newer libraries are about to drop is no news for a newcomer.
+quickstart: export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script,ignore::DeprecationWarning,ignore::UserWarning:detectron2.model_zoo.model_zoo
 quickstart: setup
 	$(PY) -m cornernet_d2.tools.quickstart
 

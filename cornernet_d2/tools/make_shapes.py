@@ -123,16 +123,17 @@ def _colour(rng: np.random.Generator, taken: list[np.ndarray]) -> np.ndarray:
 
 def _visible_box(mask: np.ndarray) -> list[float]:
     """Returns COCO's [x, y, width, height] in image pixels of a (G, G) mask."""
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(mask)
     return [value / SUPERSAMPLE for value in (x, y, width, height)]
 
 
 def _compose(background: np.ndarray, owner: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Lays the objects of the fine grid over the (S, S, 3) background, averaging down to S."""
     side = background.shape[:2]
-    palette = np.round(colours).astype(np.uint8)
-    palette[0] = 0  # the background comes from its own picture
-    layer = cv2.resize(palette[owner], side, interpolation=cv2.INTER_AREA)
+    palette = np.zeros((3, 256), np.uint8)  # 0 for the background, which has its own picture
+    palette[:, 1 : len(colours)] = np.round(colours[1:]).T
+    layer = cv2.merge([cv2.LUT(owner, levels) for levels in palette])
+    layer = cv2.resize(layer, side, interpolation=cv2.INTER_AREA)
     share = cv2.resize((owner > 0).astype(np.float32), side, interpolation=cv2.INTER_AREA)
     return background * (1 - share[..., None]) + layer
 
@@ -157,16 +158,17 @@ def draw_image(
         for _ in range(PLACEMENT_TRIES):
             mask = _draw_shape(rng, CATEGORIES[kind], grid)
             after = cv2.max(mask * np.uint8(len(drawn)), owner)  # the newest object lies on top
-            visible = np.bincount(after.ravel(), minlength=len(drawn))[1 : len(drawn)]
+            counts = cv2.calcHist([after], [0], None, [256], [0, 256]).ravel()
+            visible = counts[1 : len(drawn)]
             if np.all(visible >= MIN_VISIBLE * np.array(drawn[1:])):
                 owner = after
-                drawn.append(int(mask.sum()))
+                drawn.append(cv2.countNonZero(mask))
                 kinds.append(kind)
                 colours.append(_colour(rng, colours))
                 break
     image = _compose(background, owner, np.array(colours))
     image += rng.normal(0, 4, image.shape)
-    boxes = [_visible_box(owner == index) for index in range(1, len(drawn))]
+    boxes = [_visible_box(cv2.compare(owner, i, cv2.CMP_EQ)) for i in range(1, len(drawn))]
     annotations = [
         {"category_id": kind + 1, "bbox": box, "area": box[2] * box[3]}
         for kind, box in zip(kinds, boxes)
