@@ -5,6 +5,8 @@ convention       default                     official                    mmdet
 ===============  ==========================  ==========================  =====================
 heat map         / objects                   / cells that are 1          / max(1, cells) / 2
 offset           / objects                   / (objects + 1e-4)          / max(1, cells) / 2
+offsets in one   of all objects              of all objects              of the last object
+cell
 pull, push       mean over images            sum over images             sum over images
 over stacks      mean                        mean                        sum
 counted over     all processes               one process                 one process
@@ -145,8 +147,10 @@ class CornerCriterion:
                 beta=self.beta,
                 clamp=OFFICIAL_CLAMP if self.convention == "official" else 0.0,
             )
-            predicted = at_cells(maps[corner]["offset"], batch.image_index, batch.cells[:, i])
-            offset = offset + offset_norms[i] * offset_loss(predicted, batch.offsets[:, i])
+            chosen = _last_in_cell(batch, i) if self.convention == "mmdet" else slice(None)
+            where = (batch.image_index[chosen], batch.cells[chosen, i])
+            predicted = at_cells(maps[corner]["offset"], *where)
+            offset = offset + offset_norms[i] * offset_loss(predicted, batch.offsets[chosen, i])
         tl, br = (
             at_cells(maps[corner]["embedding"], batch.image_index, batch.cells[:, i])[:, 0]
             for i, corner in enumerate(CORNERS)
@@ -176,11 +180,20 @@ class CornerCriterion:
         if self.convention == "official":
             offset = 1 / (len(batch.cells) + OFFICIAL_EPS)
             return 1 / cells, (offset, offset), 1.0
-        # MMDetection counts the offset map's cells without regard to class.
-        size = batch.heatmaps[0, 0, 0].numel()
-        corner_cells = (batch.image_index[:, None] * size + batch.cells).unbind(dim=1)
-        unique = [max(1, len(c.unique())) for c in corner_cells]
-        return 0.5 / cells, [0.5 / u for u in unique], 1.0
+        offsets = [max(1, len(_last_in_cell(batch, i))) for i in range(len(CORNERS))]
+        return 0.5 / cells, [0.5 / count for count in offsets], 1.0
+
+
+def _last_in_cell(batch: TargetBatch, corner: int) -> torch.Tensor:
+    """Of the objects that share a corner's cell, whatever their classes, the last: int64 indices.
+
+    MMDetection's offset targets are a map, in which later objects overwrite earlier ones.
+    """
+    size = batch.heatmaps[0, 0, 0].numel()
+    cells = batch.image_index * size + batch.cells[:, corner]
+    unique, cell = cells.unique(return_inverse=True)
+    objects = torch.arange(len(cells), device=cells.device)
+    return torch.zeros_like(unique).scatter_reduce_(0, cell, objects, "amax")
 
 
 def _mean_over_processes(counts: torch.Tensor) -> torch.Tensor:
