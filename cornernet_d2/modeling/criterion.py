@@ -5,8 +5,7 @@ convention       default                     official                    mmdet
 ===============  ==========================  ==========================  =====================
 heat map         / objects                   / cells that are 1          / max(1, cells) / 2
 offset           / objects                   / (objects + 1e-4)          / max(1, cells) / 2
-offsets in one   of all objects              of all objects              of the last object
-cell
+shared cells     every offset counts         every offset counts         the last one counts
 pull, push       mean over images            sum over images             sum over images
 over stacks      mean                        mean                        sum
 counted over     all processes               one process                 one process
