@@ -75,6 +75,9 @@ def _add_head(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.LOSS.PUSH_WEIGHT = 0.1  # [P] sec. 3.5
     cfg.MODEL.CORNERNET.LOSS.PUSH_MARGIN = 1.0  # Delta of [P] eq. 5
     cfg.MODEL.CORNERNET.LOSS.OFFSET_WEIGHT = 1.0  # [P] sec. 3.5
+    # Pull and push of the default convention are the mean over all images of a step times this:
+    # the authors sum over the images of a GPU, of which they had 5 [R].
+    cfg.MODEL.CORNERNET.LOSS.EMBEDDING_IMAGES = 5.0
 
 
 def _add_test(cfg: CN) -> None:

@@ -88,7 +88,8 @@ def test_official_embedding_losses_grow_with_the_batch():
 
 def test_default_normalisation_by_hand():
     targets, maps = make_targets([2, 0]), make_maps(2)
-    losses = CornerCriterion(push_weight=0.3, offset_weight=0.5)([maps, maps], join(targets))
+    criterion = CornerCriterion(push_weight=0.3, offset_weight=0.5, embedding_images=4)
+    losses = criterion([maps, maps], join(targets))
     y, x = targets[0].cells // (SIZE[1] // 4), targets[0].cells % (SIZE[1] // 4)
     object_offsets = targets[0].offsets
     e = [maps[c]["embedding"][0, 0, y[:, i], x[:, i]] for i, c in enumerate(("tl", "br"))]
@@ -104,8 +105,8 @@ def test_default_normalisation_by_hand():
         for i, c in enumerate(("tl", "br"))
     )
     # Two images, one of them empty; two objects; two equal stacks are averaged.
-    torch.testing.assert_close(losses["loss_pull"], 0.1 * pull / 2)
-    torch.testing.assert_close(losses["loss_push"], 0.3 * push / 2)
+    torch.testing.assert_close(losses["loss_pull"], 0.1 * 4 * pull / 2)
+    torch.testing.assert_close(losses["loss_push"], 0.3 * 4 * push / 2)
     torch.testing.assert_close(losses["loss_offset"], 0.5 * offset / 2)
 
 

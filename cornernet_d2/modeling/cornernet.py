@@ -117,6 +117,7 @@ class CornerNet(nn.Module):
                 push_weight=loss.PUSH_WEIGHT,
                 push_margin=loss.PUSH_MARGIN,
                 offset_weight=loss.OFFSET_WEIGHT,
+                embedding_images=loss.EMBEDDING_IMAGES,
             ),
             "target_generator": CornerTargetGenerator(
                 settings.NUM_CLASSES,

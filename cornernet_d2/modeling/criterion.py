@@ -6,7 +6,7 @@ convention       default                     official                    mmdet
 heat map         / objects                   / cells that are 1          / max(1, cells) / 2
 offset           / objects                   / (objects + 1e-4)          / max(1, cells) / 2
 shared cells     every offset counts         every offset counts         the last one counts
-pull, push       mean over images            sum over images             sum over images
+pull, push       5 x mean over images        sum over images             sum over images
 over stacks      mean                        mean                        sum
 counted over     all processes               one process                 one process
 push, 1 object   0                           1, without gradient         0
@@ -15,7 +15,9 @@ sigmoid          exact                       clamped at 1e-4             exact
 
 "official" is what the authors' released code computes, "mmdet" what MMDetection does. In both the
 weight of pull and push grows with the number of images per process, so that the same batch split
-over more processes trains differently; in the default it does not.
+over more processes trains differently; in the default it does not. Its factor of 5 is the number
+of images that the authors had on a GPU, so that it weighs as much as theirs did, and was the best
+of 1, 5 and 16 on the synthetic shapes (AP 57.5, 62.5, 59.2 after 800 iterations).
 
 Letters: N images, C classes, M objects in all images, h x w map pixels.
 """
@@ -77,6 +79,7 @@ class CornerCriterion:
         alpha, beta: exponents of the focal loss, eq. 1.
         pull_weight, push_weight, offset_weight: eq. 6 (alpha, beta, gamma there).
         push_margin: Delta of eq. 5.
+        embedding_images: the default convention's factor of pull and push.
 
     Raises:
         ValueError: unknown convention.
@@ -92,6 +95,7 @@ class CornerCriterion:
         push_weight: float = 0.1,
         push_margin: float = 1.0,
         offset_weight: float = 1.0,
+        embedding_images: float = 5.0,
     ):
         if convention not in CONVENTIONS:
             raise ValueError(
@@ -99,6 +103,7 @@ class CornerCriterion:
             )
         self.convention = convention
         self.alpha, self.beta, self.margin = alpha, beta, push_margin
+        self.embedding_images = embedding_images
         self.weights = {
             "heatmap": 1.0,
             "pull": pull_weight,
@@ -174,6 +179,7 @@ class CornerCriterion:
     ) -> Norms:
         if self.convention == "default":
             per_object, per_image = (1 / _mean_over_processes(counts)).to(dtype)
+            per_image = self.embedding_images * per_image
             return (per_object, per_object), (per_object, per_object), per_image
         cells = (batch.heatmaps == 1).sum(dim=(0, 2, 3, 4)).clamp(min=1)
         if self.convention == "official":
