@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
 from cornernet_d2 import add_cornernet_config, model_zoo
-from cornernet_d2.checkpoint import CornerNetCheckpointer
+from cornernet_d2.engine import CornerNetTrainer
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -36,7 +36,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def build_predictor(cfg: CfgNode) -> DefaultPredictor:
-    """Makes Detectron2's predictor, with weights of any format CornerNetCheckpointer reads.
+    """Makes Detectron2's predictor, with weights of any published format, averaged if there are.
 
     Raises:
         ValueError: MODEL.WEIGHTS is empty or no file.
@@ -47,7 +47,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     unloaded = cfg.clone()
     unloaded.MODEL.WEIGHTS = ""
     predictor = DefaultPredictor(unloaded)
-    CornerNetCheckpointer(predictor.model).load(weights)
+    CornerNetTrainer.load_weights(cfg, predictor.model)
     return predictor
 
 
