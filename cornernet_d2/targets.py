@@ -223,7 +223,10 @@ class CornerTargetGenerator:
         xy = corners.long()
         if ignore_boxes is None:
             ignore_boxes, ignore_classes = boxes[:0], classes[:0]
-        ignore_boxes, ignore_classes = self._valid(ignore_boxes, ignore_classes, (height, width))
+        else:
+            ignore_boxes, ignore_classes = self._valid(
+                ignore_boxes, ignore_classes, (height, width)
+            )
         return CornerTargets(
             cells=xy[..., 1] * map_size[1] + xy[..., 0],
             offsets=(corners - xy).float(),

@@ -13,7 +13,7 @@ from cornernet_d2.data.augmentation import (
     COLOR_EIGENVALUES,
     COLOR_EIGENVECTORS,
     ColorJitter,
-    Lighting,
+    ColorTransform,
     PixelFlipTransform,
     RandomPixelFlip,
     RandomScaleCrop,
@@ -40,7 +40,7 @@ def assert_crop_equal(data: np.lib.npyio.NpzFile, i: int, image: np.ndarray | No
     augmentation = RandomScaleCrop((511, 511), data["crop/random_scales"].tolist())
     height, width = case["image_size"]
     for side, bounds in ((width, case["x_range"]), (height, case["y_range"])):
-        low = augmentation._least_distance(side)
+        low = augmentation.least_distance(side)
         assert (low, side - low) == tuple(bounds)
     center, size = (case["center_x"], case["center_y"]), tuple(case["out_size"])
     assert size == tuple(int(511 * case["scale"]) for _ in size)
@@ -71,7 +71,8 @@ def test_published_colors(i):
     jitter = ColorJitter(0.4).transform(case["image"], case["order"], case["alpha"])
     image = jitter.apply_image(case["image"])
     np.testing.assert_allclose(image[::2, ::2] / 255, case["after_jitter_sub"], atol=1e-5)
-    image = Lighting(0.1).transform(case["lighting_alpha"]).apply_image(image)
+    draws = (case["order"], case["alpha"], case["lighting_alpha"])
+    image = ColorJitter(0.4).transform(case["image"], *draws).apply_image(case["image"])
     np.testing.assert_allclose(image[::2, ::2] / 255, case["after_lighting_sub"], atol=1e-5)
 
 
@@ -96,10 +97,12 @@ def test_whole_reference_folder():
             assert image.sum(dtype=np.int64) == data[f"{case}/image_stats"][j][0]
     data = np.load(REFERENCE / "augment.npz")
     for i in data["cases"]:
-        image, order = data[f"{i}/image"], data[f"{i}/order"]
-        image = ColorJitter().transform(image, order, data[f"{i}/alpha"]).apply_image(image)
-        np.testing.assert_allclose(image / 255, data[f"{i}/after_jitter"], atol=1e-5)
-        image = Lighting().transform(data[f"{i}/lighting_alpha"]).apply_image(image)
+        image = data[f"{i}/image"]
+        draws = (data[f"{i}/order"], data[f"{i}/alpha"])
+        jittered = ColorJitter().transform(image, *draws).apply_image(image)
+        np.testing.assert_allclose(jittered / 255, data[f"{i}/after_jitter"], atol=1e-5)
+        draws = (*draws, data[f"{i}/lighting_alpha"])
+        image = ColorJitter().transform(image, *draws).apply_image(image)
         np.testing.assert_allclose(image / 255, data[f"{i}/after_lighting"], atol=1e-5)
         normalised = (image / 255 - data["mean"]) / data["std"]
         expected = data[f"{i}/normalised"]
@@ -111,7 +114,7 @@ def test_whole_reference_folder():
 def test_draws_come_from_numpys_global_state():
     image = np.random.RandomState(0).randint(0, 256, (200, 300, 3), np.uint8)
     augmentation = T.AugmentationList(
-        [RandomScaleCrop((64, 96), [0.5, 1.5], 30), ColorJitter(), Lighting(), RandomPixelFlip()]
+        [RandomScaleCrop((64, 96), [0.5, 1.5], 30), ColorJitter(), RandomPixelFlip()]
     )
 
     def run(seed: int) -> np.ndarray:
@@ -181,7 +184,9 @@ def test_flip_conventions():
     assert isinstance(pixel.get_transform(image), T.HFlipTransform)  # what keypoints look for
 
 
-def slow_jitter(image: np.ndarray, order: list[str], factors: list[float]) -> np.ndarray:
+def slow_jitter(
+    image: np.ndarray, order: list[str], factors: list[float], alpha: np.ndarray
+) -> np.ndarray:
     """The steps one after another, on a BGR image in 0..1."""
     image = image / 255
     grey = image @ [0.114, 0.587, 0.299]
@@ -191,6 +196,11 @@ def slow_jitter(image: np.ndarray, order: list[str], factors: list[float]) -> np
             image = image + (1 - factor) * grey.mean()
         elif name == "saturation":
             image = image + (1 - factor) * grey[..., None]
+    for component in range(3):
+        image = (
+            image
+            + alpha[component] * COLOR_EIGENVALUES[component] * COLOR_EIGENVECTORS[:, component]
+        )
     return image * 255
 
 
@@ -199,21 +209,23 @@ def test_jitter_is_the_product_of_its_steps_in_either_channel_order():
     image = rng.randint(0, 256, (20, 30, 3), np.uint8)
     for _ in range(10):
         order = rng.permutation(ColorJitter.STEPS).tolist()
-        factors = rng.uniform(0.6, 1.4, 3).tolist()
-        expected = slow_jitter(image, order, factors)
-        bgr = ColorJitter(0.4, "BGR").transform(image, order, factors)
+        draws = (order, rng.uniform(0.6, 1.4, 3).tolist(), rng.normal(size=3))
+        expected = slow_jitter(image, *draws)
+        bgr = ColorJitter(image_format="BGR").transform(image, *draws)
         np.testing.assert_allclose(bgr.apply_image(image), expected, atol=1e-3)
-        rgb = ColorJitter(0.4, "RGB").transform(image[..., ::-1], order, factors)
-        np.testing.assert_allclose(
-            rgb.apply_image(image[..., ::-1]), expected[..., ::-1], atol=1e-3
-        )
-    alpha = rng.normal(size=3)
-    shift = Lighting(image_format="BGR").transform(alpha).apply_image(image) - image
-    np.testing.assert_allclose(
-        Lighting(image_format="RGB").transform(alpha).apply_image(image) - image,
-        shift[..., ::-1],
-        atol=1e-3,
-    )
+        mirrored = image[..., ::-1]
+        rgb = ColorJitter(image_format="RGB").transform(mirrored, *draws)
+        np.testing.assert_allclose(rgb.apply_image(mirrored), expected[..., ::-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("height", [1, 63, 64, 65, 200])
+def test_colors_are_changed_in_every_row(height):
+    image = np.random.RandomState(height).randint(0, 256, (height, 5, 3), np.uint8)
+    transform = ColorTransform(np.diag([1.0, 2, -1]), np.array([0, 1.0, 300]))
+    for view in (image, image[:, ::-1], image.astype(np.float32)):
+        output = transform.apply_image(view)
+        assert output.dtype == np.float32
+        np.testing.assert_allclose(output, view * np.array([1.0, 2, -1]) + [0, 1, 300])
 
 
 def test_colors_leave_geometry_alone():
@@ -228,9 +240,8 @@ def test_bad_options_are_refused():
     for size, scales in (((511, 511), []), ((511,), [1.0]), ((10, 10), [0.1])):
         with pytest.raises(ValueError, match="INPUT.CORNERNET.CROP"):
             RandomScaleCrop(size, scales)
-    for augmentation in (ColorJitter, Lighting):
-        with pytest.raises(ValueError, match="INPUT.FORMAT"):
-            augmentation(0.1, "L")
+    with pytest.raises(ValueError, match="INPUT.FORMAT"):
+        ColorJitter(image_format="L")
 
 
 def test_resizing_is_opencvs():

@@ -169,15 +169,14 @@ def test_augmentations_follow_the_config(cfg):
         augmentations = CornerNetDatasetMapper(cfg, is_train=True).augmentations.augs
         return [type(a).__name__ for a in augmentations]
 
-    assert names() == ["RandomScaleCrop", "ColorJitter", "Lighting", "RandomFlip"]
+    assert names() == ["RandomScaleCrop", "ColorJitter", "RandomFlip"]
     cfg.INPUT.CORNERNET.PIXEL_FLIP = True
     cfg.INPUT.CORNERNET.LIGHTING = 0.0
     cfg.INPUT.CROP.ENABLED = True
     assert names() == ["RandomCrop", "RandomScaleCrop", "ColorJitter", "RandomPixelFlip"]
-    cfg.INPUT.CORNERNET.CROP.ENABLED = False
+    cfg.INPUT.CORNERNET.CROP.ENABLED = cfg.INPUT.CROP.ENABLED = False
     cfg.INPUT.CORNERNET.COLOR_JITTER = 0.0
     cfg.INPUT.RANDOM_FLIP = "none"
-    cfg.INPUT.CROP.ENABLED = False
     assert names() == ["ResizeShortestEdge"]
     cfg.INPUT.CORNERNET.CROP.ENABLED = True
     cfg.INPUT.CORNERNET.CROP.FILL = "mean"
@@ -304,13 +303,14 @@ def test_workers_and_epochs_differ_and_repeat(cfg, coco_name):
 def test_pascal_voc_folder(cfg, tmp_path):
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "ImageSets/Main/train.txt").write_text("000001\n")
-    Image.new("RGB", (60, 50), (9, 99, 199)).save(tmp_path / "JPEGImages/000001.jpg")
-    (tmp_path / "Annotations/000001.xml").write_text(
-        "<annotation><size><width>60</width><height>50</height><depth>3</depth></size><object>"
-        "<name>dog</name><difficult>0</difficult><bndbox><xmin>11</xmin><ymin>6</ymin>"
-        "<xmax>40</xmax><ymax>45</ymax></bndbox></object></annotation>"
-    )
+    (tmp_path / "ImageSets/Main/train.txt").write_text("000001\n000002\n")
+    for name in ("000001", "000002"):
+        Image.new("RGB", (60, 50), (9, 99, 199)).save(tmp_path / f"JPEGImages/{name}.jpg")
+        (tmp_path / f"Annotations/{name}.xml").write_text(
+            "<annotation><size><width>60</width><height>50</height><depth>3</depth></size><object>"
+            "<name>dog</name><difficult>0</difficult><bndbox><xmin>11</xmin><ymin>6</ymin>"
+            "<xmax>40</xmax><ymax>45</ymax></bndbox></object></annotation>"
+        )
     pascal_voc = pytest.importorskip("detectron2.data.datasets.pascal_voc")
     try:
         dicts = pascal_voc.load_voc_instances(str(tmp_path), "train", pascal_voc.CLASS_NAMES)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cornernet_d2.data import CornerNetDatasetMapper
-from cornernet_d2.data.augmentation import ColorJitter, Lighting, RandomScaleCrop
+from cornernet_d2.data.augmentation import ColorJitter, RandomScaleCrop
 from cornernet_d2.data.reading import read_image
 from cornernet_d2.data.validation import (
     annotation_problems,
@@ -35,7 +35,7 @@ SIZE = 63
 def make_mapper(augmentations=None):
     if augmentations is None:
         augmentations = [RandomScaleCrop((SIZE, SIZE), [0.6, 1.0, 1.3], 16), ColorJitter(),
-                         Lighting(), T.RandomFlip()]  # fmt: skip
+                         T.RandomFlip()]  # fmt: skip
     return CornerNetDatasetMapper(
         True,
         augmentations=augmentations,

@@ -109,12 +109,13 @@ class RandomScaleCrop(T.Augmentation):
         height, width = image.shape[:2]
         x, y = (
             np.random.randint(low, side - low)
-            for side, low in ((side, self._least_distance(side)) for side in (width, height))
+            for side, low in ((side, self.least_distance(side)) for side in (width, height))
         )
         crop_size = [int(side * scale) for side in self.size]
         return ScaleCropTransform((x, y), crop_size, self.size, self.fill)
 
-    def _least_distance(self, side: int) -> int:
+    def least_distance(self, side: int) -> int:
+        """Pixels that the point keeps from both ends of a side of that many pixels."""
         divisor = 1
         while side - self.border // divisor <= self.border // divisor:
             divisor *= 2
@@ -150,12 +151,18 @@ class ColorTransform(T.Transform):
         bias: (3,), in 0..255.
     """
 
+    ROWS = 64  # converted at once, so that what lies between uint8 and result stays in the cache
+
     def __init__(self, matrix: np.ndarray, bias: np.ndarray):
         super().__init__()
         self.matrix = np.column_stack([matrix, bias]).astype(np.float32)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        return cv2.transform(np.ascontiguousarray(img, dtype=np.float32), self.matrix)
+        output = np.empty(img.shape, np.float32)
+        for row in range(0, len(img), self.ROWS):
+            rows = slice(row, row + self.ROWS)
+            output[rows] = cv2.transform(img[rows].astype(np.float32, order="C"), self.matrix)
+        return output
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords
@@ -171,34 +178,52 @@ class ColorTransform(T.Transform):
 
 
 class ColorJitter(T.Augmentation):
-    """Brightness, contrast and saturation, in random order, each by a factor 1 +- ``strength``.
+    """Brightness, contrast and saturation in random order, then a shift along the colours' axes.
 
     Args:
-        strength: in [0, 1].
+        strength: in [0, 1]; each of the three changes by a factor in 1 +- ``strength``.
+        lighting: standard deviation of the draws that the principal components are multiplied
+            by, ("PCA lighting").
         image_format: "BGR" or "RGB".
     """
 
     STEPS = ("brightness", "contrast", "saturation")
 
-    def __init__(self, strength: float = 0.4, image_format: str = "BGR"):
+    def __init__(self, strength: float = 0.4, lighting: float = 0.1, image_format: str = "BGR"):
         super().__init__()
-        _check_format(image_format)
+        if image_format not in ("BGR", "RGB"):
+            raise ValueError(
+                "INPUT.CORNERNET.COLOR_JITTER and LIGHTING need INPUT.FORMAT BGR or RGB, got "
+                f"{image_format}; set both to 0 for others"
+            )
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> ColorTransform:
         order = np.random.permutation(self.STEPS)
         factors = np.random.uniform(1 - self.strength, 1 + self.strength, len(order))
-        return self.transform(image, order, factors)
+        alpha = np.random.normal(scale=self.lighting, size=3)
+        return self.transform(image, order, factors, alpha)
 
     def transform(
-        self, image: np.ndarray, order: Sequence[str], factors: Sequence[float]
+        self,
+        image: np.ndarray,
+        order: Sequence[str],
+        factors: Sequence[float],
+        alpha: Sequence[float] = (0, 0, 0),
     ) -> ColorTransform:
-        """The transform for given draws: names from ``STEPS`` and the factor of each.
+        """The transform for given draws.
 
         All steps are linear in the pixel and its grey value, so their product is one matrix. The
         grey values are those of the image before any step.
+
+        Args:
+            image: HWC, before any step.
+            order: names from ``STEPS``.
+            factors: of each of them.
+            alpha: what each principal component is multiplied by.
         """
-        grey = _to_format(GREY_WEIGHTS, self.image_format)
+        channels = slice(None, None, 1 if self.image_format == "BGR" else -1)
+        grey = GREY_WEIGHTS[channels]
         mean = grey @ cv2.mean(np.ascontiguousarray(image))[:3]
         matrix, bias = np.eye(3), np.zeros(3)
         for name, factor in zip(order, factors):
@@ -207,35 +232,5 @@ class ColorJitter(T.Augmentation):
                 bias = bias + (1 - factor) * mean
             elif name == "saturation":
                 matrix = matrix + (1 - factor) * grey
-        return ColorTransform(matrix, bias)
-
-
-class Lighting(T.Augmentation):
-    """Colour shift along ImageNet's principal components, each times a normal draw.
-
-    Args:
-        std: standard deviation of the draws.
-        image_format: "BGR" or "RGB".
-    """
-
-    def __init__(self, std: float = 0.1, image_format: str = "BGR"):
-        super().__init__()
-        _check_format(image_format)
-        self._init(locals())
-
-    def get_transform(self, image: np.ndarray) -> ColorTransform:
-        return self.transform(np.random.normal(scale=self.std, size=3))
-
-    def transform(self, alpha: Sequence[float]) -> ColorTransform:
-        """The transform for given draws, one per component."""
         shift = 255 * COLOR_EIGENVECTORS @ (COLOR_EIGENVALUES * alpha)
-        return ColorTransform(np.eye(3), _to_format(shift, self.image_format))
-
-
-def _check_format(image_format: str) -> None:
-    if image_format not in ("BGR", "RGB"):
-        raise ValueError(f"colour augmentation needs INPUT.FORMAT BGR or RGB, got {image_format}")
-
-
-def _to_format(bgr: np.ndarray, image_format: str) -> np.ndarray:
-    return bgr if image_format == "BGR" else bgr[::-1]
+        return ColorTransform(matrix, bias + shift[channels])

@@ -12,7 +12,7 @@ from detectron2.modeling import build_backbone
 from detectron2.structures import Boxes, Instances
 
 from ..targets import CornerTargetGenerator, canvas_size
-from .augmentation import ColorJitter, Lighting, RandomPixelFlip, RandomScaleCrop
+from .augmentation import ColorJitter, RandomPixelFlip, RandomScaleCrop
 from .reading import read_image
 from .validation import annotation_problems, boxes_xyxy
 
@@ -111,10 +111,9 @@ class CornerNetDatasetMapper(DatasetMapper):
 
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
-        image = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
-        dataset_dict["image"] = image.half() if image.is_floating_point() else image
+        dataset_dict["image"] = _image_tensor(aug_input.image)
         if self.is_train:
-            self._transform_annotations(dataset_dict, transforms, tuple(image.shape[1:]))
+            self._transform_annotations(dataset_dict, transforms, aug_input.image.shape[:2])
         dataset_dict.pop("annotations", None)
         dataset_dict.pop("sem_seg_file_name", None)
         return dataset_dict
@@ -138,21 +137,25 @@ class CornerNetDatasetMapper(DatasetMapper):
         kept = ~ignored & ~marked if self.crowd == "drop" else ~ignored
 
         classes = np.array([obj["category_id"] for obj in annotations], np.int64)
-        instances = _instances(visible[kept], classes[kept], image_shape)
-        hidden = _instances(visible[ignored], classes[ignored], image_shape)
-        dataset_dict["instances"] = instances
-        if len(hidden):
-            dataset_dict["ignored"] = hidden
-
         canvas, (top, left) = canvas_size(image_shape, self.size_divisibility, self.padding)
         shift = torch.tensor([left, top, left, top])
+        arguments = []
+        for name, chosen in (("instances", kept), ("ignored", ignored)):
+            if name == "instances" or chosen.any():
+                found = _instances(visible[chosen], classes[chosen], image_shape)
+                dataset_dict[name] = found
+                arguments.append((found.gt_boxes.tensor + shift, found.gt_classes))
         dataset_dict["corner_targets"] = self.target_generator(
-            instances.gt_boxes.tensor + shift,
-            instances.gt_classes,
-            canvas,
-            hidden.gt_boxes.tensor + shift,
-            hidden.gt_classes,
+            *arguments[0], canvas, *(arguments[1] if len(arguments) > 1 else ())
         )
+
+
+def _image_tensor(image: np.ndarray) -> torch.Tensor:
+    """(3, H, W) of (H, W, 3), floats as float16."""
+    if image.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    output = torch.empty((image.shape[2], *image.shape[:2]), dtype=torch.float16)
+    return output.copy_(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
 
 
 def _instances(boxes: np.ndarray, classes: np.ndarray, image_shape: tuple[int, int]) -> Instances:
@@ -171,8 +174,7 @@ def train_augmentations(
     The scale crop takes the place of the resizing. Flips come last: a mirrored image is a view,
     and copying it as the tensor is cheaper than before the colours change.
     """
-    settings, image_format = cfg.INPUT.CORNERNET, cfg.INPUT.FORMAT
-    crop = settings.CROP
+    settings, crop = cfg.INPUT.CORNERNET, cfg.INPUT.CORNERNET.CROP
     fills = {"black": 0, "mean": list(cfg.MODEL.PIXEL_MEAN)}
     if crop.FILL not in fills:
         raise ValueError(f"INPUT.CORNERNET.CROP.FILL must be one of {list(fills)}, got {crop.FILL}")
@@ -185,10 +187,8 @@ def train_augmentations(
             result.append(RandomScaleCrop(crop.SIZE, crop.SCALES, crop.BORDER, fills[crop.FILL]))
         else:
             result.append(augmentation)
-    if settings.COLOR_JITTER > 0:
-        result.append(ColorJitter(settings.COLOR_JITTER, image_format))
-    if settings.LIGHTING > 0:
-        result.append(Lighting(settings.LIGHTING, image_format))
+    if settings.COLOR_JITTER > 0 or settings.LIGHTING > 0:
+        result.append(ColorJitter(settings.COLOR_JITTER, settings.LIGHTING, cfg.INPUT.FORMAT))
     return result + flips
 
 

@@ -68,21 +68,19 @@ def annotation_problems(dataset_dict: Mapping, num_classes: int) -> list[Problem
     problems = _class_problems(image, annotations, num_classes)
     size = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     limits = np.array([dataset_dict.get(key, np.inf) for key in ("width", "height")])
-    outside = ((boxes[:, :2] >= limits) | (boxes[:, 2:] <= 0)).any(axis=1)
-    faults = (  # in order of precedence
-        (~np.isfinite(boxes).all(axis=1), "is not finite", "correct or remove it", True),
-        (size < 0, "has reversed corners (x1 < x0 or y1 < y0)", "swap or remove it", True),
-        (size == 0, "has no area", "remove it", False),
-        (outside, "lies outside the image", "correct or remove it", False),
-    )
-    if not any(mask.any() for mask, *_ in faults):
-        return problems
-    for i, box in enumerate(boxes.tolist()):
-        for mask, fault, fix, fatal in faults:
-            if mask[i]:
-                text = f"{image}, annotation {i}: box {box} (x0 y0 x1 y1) {fault}; {fix}"
-                problems.append(Problem(text, fatal))
-                break
+    seen = ((boxes[:, :2] < limits) & (boxes[:, 2:] > 0)).all(axis=1)
+    finite = np.isfinite(boxes).all(axis=1)
+    for i in np.flatnonzero(~(seen & finite & (size > 0))):
+        if not finite[i]:
+            fault, fatal = "is not finite; correct or remove it", True
+        elif size[i] < 0:
+            fault, fatal = "has reversed corners (x1 < x0 or y1 < y0); swap or remove it", True
+        elif size[i] == 0:
+            fault, fatal = "has no area; remove it", False
+        else:
+            fault, fatal = "lies outside the image; correct or remove it", False
+        text = f"{image}, annotation {i}: box {boxes[i].tolist()} (x0 y0 x1 y1) {fault}"
+        problems.append(Problem(text, fatal))
     return problems
 
 

@@ -12,7 +12,7 @@ from detectron2.evaluation import COCOEvaluator
 from omegaconf import OmegaConf
 
 from cornernet_d2.data import CornerNetDatasetMapper
-from cornernet_d2.data.augmentation import ColorJitter, Lighting, RandomScaleCrop
+from cornernet_d2.data.augmentation import ColorJitter, RandomScaleCrop
 from cornernet_d2.targets import CornerTargetGenerator
 
 dataloader = OmegaConf.create()
@@ -25,8 +25,7 @@ dataloader.train = L(build_detection_train_loader)(
             L(RandomScaleCrop)(
                 size=[511, 511], scales=[0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3], border=128
             ),
-            L(ColorJitter)(strength=0.4, image_format="${...image_format}"),
-            L(Lighting)(std=0.1, image_format="${...image_format}"),
+            L(ColorJitter)(strength=0.4, lighting=0.1, image_format="${...image_format}"),
             L(T.RandomFlip)(horizontal=True),
         ],
         image_format="BGR",

@@ -7,7 +7,6 @@ import numpy as np
 from cornernet_d2 import model_zoo
 from cornernet_d2.data.augmentation import (
     ColorJitter,
-    Lighting,
     PixelFlipTransform,
     RandomScaleCrop,
     ScaleCropTransform,
@@ -47,9 +46,10 @@ def _colours(case: Case, want: Arrays) -> Iterator[Check]:
     cfg = model_zoo.get_config(PRESET)
     image = want["image"].astype(np.float32)
     order = [str(step) for step in want["order"]]
-    image = ColorJitter().transform(image, order, want["alpha"]).apply_image(image)
-    yield case.absolute("after jitter", image / 255, want["after_jitter"], 1e-5)
-    image = Lighting().transform(want["lighting_alpha"]).apply_image(image)
+    draws = (order, want["alpha"])
+    jittered = ColorJitter().transform(image, *draws).apply_image(image)
+    yield case.absolute("after jitter", jittered / 255, want["after_jitter"], 1e-5)
+    image = ColorJitter().transform(image, *draws, want["lighting_alpha"]).apply_image(image)
     yield case.absolute("after lighting", image / 255, want["after_lighting"], 1e-5)
     mean, std = np.array(cfg.MODEL.PIXEL_MEAN), np.array(cfg.MODEL.PIXEL_STD)
     yield case.absolute("normalised", (image - mean) / std, want["normalised"], 1e-5)
@@ -64,7 +64,7 @@ def _crop(
     scale = float(want["scale"])
     augmentation = RandomScaleCrop(size, [scale], border)
     for axis, side in (("x", width), ("y", height)):
-        least = augmentation._least_distance(side)
+        least = augmentation.least_distance(side)
         yield case.exact(f"range of {axis}", [least, side - least], want[f"{axis}_range"])
 
     center = (int(want["center_x"]), int(want["center_y"]))
