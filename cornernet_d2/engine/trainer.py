@@ -53,7 +53,7 @@ class CornerNetTrainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         self.ema = build_ema(cfg, model) if cfg.MODEL_EMA.ENABLED else None
         if cfg.SOLVER.COMPILE:
-            _compile(model)
+            compile_parts(model)
         device_ids = {} if next(model.parameters()).is_cuda else {"device_ids": None}
         self._trainer = GuardedTrainer(
             create_ddp_model(model, broadcast_buffers=False, **device_ids),
@@ -160,7 +160,7 @@ class CornerNetTrainer(DefaultTrainer):
             self._trainer.load_state_dict(state_dict["_trainer"])
 
 
-def _compile(model: nn.Module) -> None:
+def compile_parts(model: nn.Module) -> None:
     """Compile backbone and heads in place: names of weights stay, losses stay in eager mode."""
     model.backbone.compile()
     for head in model.head:
