@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import sys
 from typing import Dict
 
 import torch
@@ -37,3 +38,14 @@ def is_compiled() -> Dict[str, bool]:
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     name = "cornernet_d2::corner_pool"
     return {"cpu": _LOADED and has(name, "CPU"), "cuda": _LOADED and has(name, "CUDA")}
+
+
+def report() -> Dict[str, str]:
+    """How the operator runs here, as lines for an environment report."""
+    compiled = is_compiled()
+    path = getattr(sys.modules.get("cornernet_d2._C"), "__file__", None) or "not loaded"
+    forced = os.environ.get(FALLBACK_VARIABLE, "0") == "1"
+    return {
+        "corner_pool kernels": ", ".join(k for k, v in compiled.items() if v) or "none (fallback)",
+        "corner_pool library": f"{FALLBACK_VARIABLE} is set" if forced else path,
+    }
