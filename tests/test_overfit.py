@@ -1,0 +1,55 @@
+"""The overfit check: which images it takes, and that it trains and scores on them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from cornernet_d2.tools import load_config, overfit
+
+TINY = ["MODEL.HOURGLASS.DEPTH", "2", "MODEL.HOURGLASS.WIDTHS", "[8, 8, 12]"]
+TINY += ["MODEL.HOURGLASS.BLOCKS", "[1, 1, 1]", "MODEL.CORNERNET.HEAD_WIDTH", "8"]
+TINY += ["INPUT.MIN_SIZE_TRAIN", "(0,)", "INPUT.MIN_SIZE_TEST", "0"]
+TINY += ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0"]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Four images; the first shows nothing, the second only a crowd."""
+    rng = np.random.RandomState(0)
+    images, annotations = [], []
+    for i in range(4):
+        name = f"{i}.png"
+        cv2.imwrite(str(tmp_path / name), rng.randint(0, 255, (32, 48, 3), np.uint8))
+        images.append({"id": i, "file_name": name, "height": 32, "width": 48})
+        if i:
+            box = {"bbox": [4, 4, 20, 20], "area": 400, "iscrowd": int(i == 1)}
+            annotations.append({"id": i, "image_id": i, "category_id": 7, **box})
+    content = {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": 7, "name": "thing"}]
+    path = tmp_path / f"{tmp_path.name}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_trains_on_the_first_images_with_objects(dataset, tmp_path, capsys, monkeypatch):
+    arguments = ["overfit", "--annotations", str(dataset), "--image-root", str(tmp_path)]
+    arguments += ["--number", "2", "OUTPUT_DIR", str(tmp_path / "output"), *TINY]
+    monkeypatch.setattr("sys.argv", arguments)
+    overfit.main()
+    assert "on the 2 training images" in capsys.readouterr().out
+    assert (tmp_path / "output" / "model_final.pth").is_file()
+
+
+def test_images_without_objects_are_refused(dataset, tmp_path):
+    content = json.loads(dataset.read_text())
+    dataset.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(ValueError, match="no image with an object"):
+        overfit.register_first(dataset, tmp_path, 8)
+
+
+def test_config_trains_without_chance():
+    cfg = load_config("CornerNet-Overfit.yaml")
+    assert cfg.INPUT.RANDOM_FLIP == "none" and not cfg.INPUT.CORNERNET.CROP.ENABLED
+    assert cfg.INPUT.CORNERNET.COLOR_JITTER == cfg.INPUT.CORNERNET.LIGHTING == 0
