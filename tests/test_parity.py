@@ -239,3 +239,4 @@ class TestComparing:
         x = torch.arange(511.0).expand(1, 1, 511, 511)
         assert strided(x, (1, 1, 32, 32)).shape == (1, 1, 32, 32)
         assert strided(x, (1, 1, 32, 32))[0, 0, 0, 1] == 16
+        assert strided(x[..., :8], (1, 1, 16, 1)).shape == (1, 1, 16, 1)

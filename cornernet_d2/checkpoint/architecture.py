@@ -1,14 +1,15 @@
 """The config of a network, read off the shapes of its weights."""
 
 import re
-from typing import Any, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from .files import CheckpointError
 
 
-def infer_architecture(weights: Mapping[str, torch.Tensor]) -> Dict[str, Any]:
+def infer_architecture(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Find the values of the config keys that give these weights' shapes.
 
     Args:

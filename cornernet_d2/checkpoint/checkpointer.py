@@ -1,7 +1,7 @@
 """Detectron2's checkpointer, taught to read every published CornerNet file."""
 
 import logging
-from typing import Any, Dict
+from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -20,14 +20,14 @@ class CornerNetCheckpointer(DetectionCheckpointer):
     loading compares it with the model's.
     """
 
-    def notes(self) -> Dict[str, Any]:
+    def notes(self) -> dict[str, Any]:
         """What a saved file holds besides weights: the input that they expect."""
         return {METADATA_KEY: describe(conventions.of_model(self.model))}
 
     def save(self, name: str, **kwargs: Any) -> None:
         super().save(name, **self.notes(), **kwargs)
 
-    def _load_file(self, filename: str) -> Dict[str, Any]:
+    def _load_file(self, filename: str) -> dict[str, Any]:
         if not is_torch_file(filename):
             return super()._load_file(filename)
         # Not mapped: optimizer state may share the tensors, and training overwrites its files.
@@ -48,7 +48,7 @@ class CornerNetCheckpointer(DetectionCheckpointer):
         )
         return build_contents(checkpoint, "d2")
 
-    def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         notes = checkpoint.get(METADATA_KEY) or {}
         if "input" in notes:
             self._check_input(conventions.from_metadata(notes["input"]))

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from typing import Dict, List, Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -20,7 +20,7 @@ def select_classes(
     *,
     allow_new: bool = False,
     seed: int = 0,
-) -> Tuple[Dict[str, torch.Tensor], List[str]]:
+) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Reorder, drop and add classes.
 
     Args:

@@ -4,7 +4,8 @@ The authors' release and CornerNet-Lite feed BGR images with their own statistic
 black; MMDetection feeds RGB with ImageNet's and pads with the mean.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -21,8 +22,8 @@ class InputConvention(NamedTuple):
 
     preset: str
     format: str
-    pixel_mean: Tuple[float, ...]
-    pixel_std: Tuple[float, ...]
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
     padding: str
 
 
@@ -30,7 +31,7 @@ class InputConvention(NamedTuple):
 _OFFICIAL_MEAN = tuple(255 * x for x in (0.40789654, 0.44719302, 0.47026115))
 _OFFICIAL_STD = tuple(255 * x for x in (0.28863828, 0.27408164, 0.27809835))
 
-CONVENTIONS: Dict[str, InputConvention] = {
+CONVENTIONS: dict[str, InputConvention] = {
     "default": InputConvention("default", "BGR", _OFFICIAL_MEAN, _OFFICIAL_STD, "bottom_right"),
     "official": InputConvention("official", "BGR", _OFFICIAL_MEAN, _OFFICIAL_STD, "center_black"),
     "mmdet": InputConvention(
@@ -41,7 +42,7 @@ CONVENTIONS: Dict[str, InputConvention] = {
 FORMAT_PRESET = {"princeton": "official", "lite": "official", "mmdet": "mmdet"}
 
 
-def to_metadata(convention: InputConvention) -> Dict[str, Any]:
+def to_metadata(convention: InputConvention) -> dict[str, Any]:
     """As plain values, for a checkpoint."""
     return {
         key: list(value) if isinstance(value, tuple) else value
@@ -60,7 +61,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> InputConvention:
     )
 
 
-def to_config(convention: InputConvention) -> Dict[str, Any]:
+def to_config(convention: InputConvention) -> dict[str, Any]:
     """The same as config keys and values."""
     return {
         "INPUT.FORMAT": convention.format,
@@ -70,7 +71,7 @@ def to_config(convention: InputConvention) -> Dict[str, Any]:
     }
 
 
-def of_model(model: nn.Module) -> Optional[InputConvention]:
+def of_model(model: nn.Module) -> InputConvention | None:
     """The convention that a built model follows; None if it does not say."""
     if not all(hasattr(model, name) for name in ("pixel_mean", "pixel_std", "input_format")):
         return None
@@ -82,7 +83,7 @@ def of_model(model: nn.Module) -> Optional[InputConvention]:
     return found
 
 
-def differences(expected: InputConvention, found: InputConvention) -> List[str]:
+def differences(expected: InputConvention, found: InputConvention) -> list[str]:
     """Config keys in which two conventions differ, as "KEY VALUE" with the expected value."""
     expected_keys, found_keys = to_config(expected), to_config(found)
     return [

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import pickle
-from typing import Any, List
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _numpy_scalars() -> List[Any]:
+def _numpy_scalars() -> list[Any]:
     """What numpy numbers pickle to: training scripts leave them in ``meta`` and in schedules."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = "?bBhHiIlLqQefd"

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 import torch
 
@@ -31,12 +32,12 @@ class Checkpoint:
             0.4.0 did not have it) and was set to 0.
     """
 
-    weights: Dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]
     source: str
     matched: int
-    left_over: List[str] = field(default_factory=list)
-    convention: Optional[InputConvention] = None
-    classes: Optional[Tuple[str, ...]] = None
+    left_over: list[str] = field(default_factory=list)
+    convention: InputConvention | None = None
+    classes: tuple[str, ...] | None = None
     counters_filled: bool = False
 
 
@@ -80,7 +81,7 @@ def parse(contents: Any, path: str, source: str = "auto") -> Checkpoint:
     )
 
 
-def build_contents(checkpoint: Checkpoint, target: str) -> Dict[str, Any]:
+def build_contents(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
     """Lay a checkpoint out as the code base ``target`` saves it; the inverse of :func:`parse`."""
     weights = checkpoint.weights
     if target == "d2":
@@ -95,7 +96,7 @@ def build_contents(checkpoint: Checkpoint, target: str) -> Dict[str, Any]:
         return state
     notes = describe(checkpoint.convention, checkpoint.classes)
     notes["counters_filled"] = checkpoint.counters_filled
-    meta: Dict[str, Any] = {METADATA_KEY: notes}
+    meta: dict[str, Any] = {METADATA_KEY: notes}
     if checkpoint.classes is not None:
         meta["CLASSES"] = checkpoint.classes  # MMDetection 2.x
         meta["dataset_meta"] = {"classes": checkpoint.classes}  # 3.x
@@ -103,10 +104,10 @@ def build_contents(checkpoint: Checkpoint, target: str) -> Dict[str, Any]:
 
 
 def describe(
-    convention: Optional[InputConvention], classes: Optional[Tuple[str, ...]] = None
-) -> Dict[str, Any]:
+    convention: InputConvention | None, classes: tuple[str, ...] | None = None
+) -> dict[str, Any]:
     """Our notes for a checkpoint, as plain values."""
-    notes: Dict[str, Any] = {"version": 1}
+    notes: dict[str, Any] = {"version": 1}
     if convention is not None:
         notes["input"] = to_metadata(convention)
     if classes is not None:
@@ -114,7 +115,7 @@ def describe(
     return notes
 
 
-def non_finite(weights: Mapping[str, torch.Tensor]) -> List[str]:
+def non_finite(weights: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the tensors that hold NaN or infinity."""
     return [
         key
@@ -159,13 +160,13 @@ def _notes(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     return holder.get(METADATA_KEY, {})
 
 
-def _convention(notes: Mapping[str, Any], source: str) -> Optional[InputConvention]:
+def _convention(notes: Mapping[str, Any], source: str) -> InputConvention | None:
     if "input" in notes:
         return from_metadata(notes["input"])
     return CONVENTIONS.get(FORMAT_PRESET.get(source, ""))
 
 
-def _classes(contents: Mapping[str, Any], notes: Mapping[str, Any]) -> Optional[Tuple[str, ...]]:
+def _classes(contents: Mapping[str, Any], notes: Mapping[str, Any]) -> tuple[str, ...] | None:
     meta = contents.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
     dataset = meta.get("dataset_meta") or {}  # MMDetection 3.x; its first releases: "CLASSES"
@@ -180,8 +181,8 @@ def _classes(contents: Mapping[str, Any], notes: Mapping[str, Any]) -> Optional[
     return None
 
 
-def _with_counters(weights: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    filled: Dict[str, torch.Tensor] = {}
+def _with_counters(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    filled: dict[str, torch.Tensor] = {}
     for key, value in weights.items():
         filled[key] = value
         if key.endswith(".running_var"):

@@ -9,7 +9,8 @@ transposed or merged by any rule.
 """
 
 import re
-from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 FORMATS = ("d2", "princeton", "lite", "mmdet")
 
@@ -80,7 +81,7 @@ _PRINCETON_WORDS = {
     "R": dict(zip(_RESIDUAL, ("conv1", "bn1", "conv2", "bn2", "skip.0", "skip.1"))),
 }
 # What {M}, {Q} and {R} stand for: layer -> the format's word.
-_WORDS: Dict[str, Dict[str, Dict[str, str]]] = {
+_WORDS: dict[str, dict[str, dict[str, str]]] = {
     "d2": {
         "M": {"conv": "", "norm": ".norm"},
         "R": dict(
@@ -132,7 +133,7 @@ def _template(rule: _Rule, fmt: str) -> str:
 class _Pattern(NamedTuple):
     regex: "re.Pattern[str]"
     template: str
-    slot: Optional[str]  # the one of M, Q, R that the template holds
+    slot: str | None  # the one of M, Q, R that the template holds
 
 
 def _compile(rule: _Rule, fmt: str) -> _Pattern:
@@ -150,7 +151,7 @@ def _compile(rule: _Rule, fmt: str) -> _Pattern:
 _COMPILED = {fmt: [_compile(rule, fmt) for rule in _RULES] for fmt in FORMATS}
 
 
-def rename(key: str, source: str, target: str) -> Optional[str]:
+def rename(key: str, source: str, target: str) -> str | None:
     """Translate one parameter's name.
 
     Args:
@@ -175,7 +176,7 @@ def rename(key: str, source: str, target: str) -> Optional[str]:
     return None
 
 
-def detect_format(keys: Iterable[str]) -> Tuple[Optional[str], int]:
+def detect_format(keys: Iterable[str]) -> tuple[str | None, int]:
     """Find the code base that a state dict comes from.
 
     Returns:
@@ -188,7 +189,7 @@ def detect_format(keys: Iterable[str]) -> Tuple[Optional[str], int]:
     return (best, counts[best]) if counts[best] else (None, 0)
 
 
-def sort_keys(keys: Iterable[str], fmt: str) -> List[str]:
+def sort_keys(keys: Iterable[str], fmt: str) -> list[str]:
     """Put keys of format ``fmt`` into the order of that code base's own files.
 
     Our own files keep the order given: a model loads any.
@@ -197,7 +198,7 @@ def sort_keys(keys: Iterable[str], fmt: str) -> List[str]:
         return list(keys)
     modules = {name: place for place, name in enumerate(_ORDER[fmt])}
 
-    def place(key: str) -> Tuple[int, int]:
+    def place(key: str) -> tuple[int, int]:
         parts = key[len(_PREFIX[fmt]) :].split(".")
         depth = 1 if parts[0] in modules else 2
         index = parts[depth]

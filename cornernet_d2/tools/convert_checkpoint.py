@@ -13,7 +13,8 @@ import dataclasses
 import os
 import sys
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import get_cfg
@@ -43,13 +44,13 @@ def convert(
     *,
     source_format: str = "auto",
     target_format: str = "d2",
-    preset: Optional[str] = None,
-    classes: Optional[Sequence[str]] = None,
-    source_classes: Optional[Sequence[str]] = None,
+    preset: str | None = None,
+    classes: Sequence[str] | None = None,
+    source_classes: Sequence[str] | None = None,
     allow_new_classes: bool = False,
     drop_left_over: bool = False,
     overwrite: bool = False,
-) -> List[Tuple[str, Any]]:
+) -> list[tuple[str, Any]]:
     """Convert one file; on any error nothing is written.
 
     Args:
@@ -138,7 +139,7 @@ def _check_weights(checkpoint: Checkpoint, source: str, drop_left_over: bool) ->
         )
 
 
-def expected_shapes(architecture: Mapping[str, Any]) -> Dict[str, Tuple[int, ...]]:
+def expected_shapes(architecture: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Name -> shape of all weights of the network that config keys and values describe.
 
     The network is built without memory for its weights.
@@ -156,7 +157,7 @@ def expected_shapes(architecture: Mapping[str, Any]) -> Dict[str, Tuple[int, ...
 
 def _with_classes(
     checkpoint: Checkpoint, classes: Sequence[str], allow_new: bool
-) -> Tuple[Checkpoint, List[Tuple[str, Any]]]:
+) -> tuple[Checkpoint, list[tuple[str, Any]]]:
     if checkpoint.classes is None:
         raise CheckpointError("the source's class names are not known; give --source-classes")
     weights, added = select_classes(
@@ -168,7 +169,7 @@ def _with_classes(
     return dataclasses.replace(checkpoint, weights=weights, classes=tuple(classes)), lines
 
 
-def _coco_names(checkpoint: Checkpoint) -> Optional[Tuple[str, ...]]:
+def _coco_names(checkpoint: Checkpoint) -> tuple[str, ...] | None:
     """COCO's names for a file of 80 classes that says nothing else, as every published one is."""
     if infer_architecture(checkpoint.weights)["MODEL.CORNERNET.NUM_CLASSES"] != 80:
         return None
@@ -177,7 +178,7 @@ def _coco_names(checkpoint: Checkpoint) -> Optional[Tuple[str, ...]]:
     return tuple(category["name"] for category in COCO_CATEGORIES if category["isthing"])
 
 
-def _describe(checkpoint: Checkpoint) -> List[Tuple[str, Any]]:
+def _describe(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     weights = checkpoint.weights
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     parameters = sum(value.numel() for key, value in weights.items() if not key.endswith(buffers))
@@ -195,7 +196,7 @@ def _describe(checkpoint: Checkpoint) -> List[Tuple[str, Any]]:
     ]
 
 
-def _warnings(checkpoint: Checkpoint, target_format: str) -> List[Tuple[str, Any]]:
+def _warnings(checkpoint: Checkpoint, target_format: str) -> list[tuple[str, Any]]:
     """What the target's own code will do differently from what the weights expect."""
     native = CONVENTIONS.get(FORMAT_PRESET.get(target_format, ""))
     wrong = differences(checkpoint.convention, native) if native is not None else []
@@ -208,7 +209,7 @@ def _sample(keys: Sequence[str]) -> str:
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
-def _names(text: str) -> List[str]:
+def _names(text: str) -> list[str]:
     """ "a,b,c", or a file with one name a line."""
     if os.path.isfile(text):
         with open(text) as f:
@@ -239,7 +240,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error that was printed."""
     args = vars(get_parser().parse_args(argv))
     start = time.perf_counter()

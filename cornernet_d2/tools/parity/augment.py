@@ -1,6 +1,6 @@
 """augment.npz: colours with given draws. The crops of targets.npz: geometry with given draws."""
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 

@@ -1,8 +1,9 @@
 """One comparison with the reference, and the ways to compare."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Iterator, List, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Case:
         return self._compare(quantity, got, want, tolerance, "absolute")
 
     def relative(
-        self, quantity: str, got: Any, want: Any, tolerance: float, scale: Optional[Any] = None
+        self, quantity: str, got: Any, want: Any, tolerance: float, scale: Any | None = None
     ) -> Check:
         """Every value within ``tolerance`` times ``scale``; default: times the value itself.
 
@@ -88,7 +89,7 @@ class Case:
         want: Any,
         tolerance: float,
         measure: str,
-        scale: Optional[Any] = None,
+        scale: Any | None = None,
     ) -> Check:
         got, want = to_array(got), to_array(want)
         if got.shape != want.shape:
@@ -135,7 +136,7 @@ def match_rows(got: np.ndarray, want: np.ndarray) -> np.ndarray:
     if got.shape != want.shape or not len(want):
         return got
     free = np.ones(len(got), dtype=bool)
-    order: List[int] = []
+    order: list[int] = []
     for row in want:
         distance = np.abs(got - row).max(axis=1)
         distance[~free] = np.inf

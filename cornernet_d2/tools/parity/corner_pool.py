@@ -1,6 +1,6 @@
 """corner_pool.npz: outputs and gradients of the four poolings, with many ties."""
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 

@@ -1,6 +1,6 @@
 """decode.npz: boxes decoded from given maps."""
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 

@@ -1,6 +1,6 @@
 """losses.npz: the losses of given maps and targets, and their gradients."""
 
-from typing import Dict, Iterator, List
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ OUTPUTS = {"heat": "heatmap", "tag": "embedding", "regr": "offset"}
 CORNERS = ("tl", "br")
 # The weights of the official total; its own JSON has no keys for them.
 PULL_WEIGHT = PUSH_WEIGHT = 0.1
-Losses = Dict[str, torch.Tensor]
-Stacks = List[Dict[str, Dict[str, torch.Tensor]]]
+Losses = dict[str, torch.Tensor]
+Stacks = list[dict[str, dict[str, torch.Tensor]]]
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
@@ -59,7 +59,7 @@ def target_batch(want: Arrays) -> TargetBatch:
     )
 
 
-def expected(want: Arrays, prefix: str) -> Dict[str, float]:
+def expected(want: Arrays, prefix: str) -> dict[str, float]:
     """The weighted losses as we report them, from the official parts."""
     stacks = len(want[f"{prefix}_pull"])
     return {
@@ -93,7 +93,7 @@ def _stacks(want: Arrays) -> Stacks:
 def _losses(
     case: Case,
     losses: Losses,
-    alone: List[Losses],
+    alone: list[Losses],
     prefix: str,
     want: Arrays,
     tolerance: float,

@@ -1,6 +1,7 @@
 """network_*.npz: dense maps and inner activations of the full network."""
 
-from typing import Any, Dict, Iterator, List
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
 
     model, _ = folder.model(KEYS, seed)
     model.eval()
-    inner: Dict[str, Any] = {}
+    inner: dict[str, Any] = {}
     _record(model, under(arrays, "inter"), inner)
     with torch.no_grad():
         stacks = model.corner_maps(image)
@@ -83,7 +84,7 @@ def _our_module(official: str) -> str:
     return f"{MODULES[first]}.{rest}".rstrip(".")
 
 
-def _record(model: nn.Module, inner: Arrays, results: Dict[str, Any]) -> None:
+def _record(model: nn.Module, inner: Arrays, results: dict[str, Any]) -> None:
     """Have the modules that the reference names leave their outputs' shape and statistics."""
     modules = dict(model.named_modules())
 
@@ -97,8 +98,8 @@ def _record(model: nn.Module, inner: Arrays, results: Dict[str, Any]) -> None:
         modules[_our_module(name)].register_forward_hook(leave(name))
 
 
-def _inner(case: Case, inner: Arrays, results: Dict[str, Any]) -> Iterator[Check]:
-    names: List[str] = [key.rpartition("/")[0] for key in inner if key.endswith("/stats")]
+def _inner(case: Case, inner: Arrays, results: dict[str, Any]) -> Iterator[Check]:
+    names: list[str] = [key.rpartition("/")[0] for key in inner if key.endswith("/stats")]
     for name in names:
         if name not in results:
             yield case.failed(f"inner {name}", "our network has no such module in use")

@@ -1,6 +1,7 @@
 """postprocess.npz: the test loop, from image to detections, around given decoded corners."""
 
-from typing import Any, Dict, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,10 +46,10 @@ class StoredCorners(CornerInference):
         origins: (x, y) of the image on the map at each scale so far.
     """
 
-    pending: List[np.ndarray]
-    origins: List[np.ndarray]
+    pending: list[np.ndarray]
+    origins: list[np.ndarray]
 
-    def decode(self, maps: Any, origin: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def decode(self, maps: Any, origin: torch.Tensor) -> tuple[torch.Tensor, ...]:
         rows = torch.from_numpy(self.pending.pop(0))
         self.origins.append(origin[0].numpy())
         return rows[..., :4], rows[..., 4], rows[..., 7].long(), rows[..., 5:7]
@@ -56,7 +57,7 @@ class StoredCorners(CornerInference):
 
 def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
     model = _model(want)
-    inputs: List[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
     model.best_maps = lambda pixels: inputs.append(pixels) or _blank_maps(pixels)
     for index, wanted in numbered(want, "image"):
         height, width = (int(side) for side in want["image_sizes"][index])
@@ -94,7 +95,7 @@ def _model(want: Arrays) -> nn.Module:
     return model
 
 
-def _blank_maps(pixels: torch.Tensor) -> Dict[str, Dict[str, torch.Tensor]]:
+def _blank_maps(pixels: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
     """Maps of the size that the network would give."""
     size = [-(-side // 4) for side in pixels.shape[-2:]]
     return {corner: {"heatmap": pixels.new_zeros(len(pixels), 1, *size)} for corner in ("tl", "br")}

@@ -3,9 +3,10 @@
 import importlib.util
 import json
 import os
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,13 +36,13 @@ class Reference:
         if not os.path.isdir(path):
             raise FileNotFoundError(f"there is no folder {path}")
         self.path = path
-        self._made: Optional[Tuple[Tuple[str, int], Checkpoint]] = None
+        self._made: tuple[tuple[str, int], Checkpoint] | None = None
 
-    def files(self) -> List[str]:
+    def files(self) -> list[str]:
         """Names of all files in the folder, sorted."""
         return sorted(os.listdir(self.path))
 
-    def load(self, file: str) -> Dict[str, np.ndarray]:
+    def load(self, file: str) -> dict[str, np.ndarray]:
         """All arrays of a file."""
         with np.load(os.path.join(self.path, file), allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
@@ -51,7 +52,7 @@ class Reference:
         """The folder's ``weights.py``: deterministic weights and images. Runs its code."""
         return _import(os.path.join(self.path, "weights.py"))
 
-    def keys(self, file: str) -> List[Dict[str, Any]]:
+    def keys(self, file: str) -> list[dict[str, Any]]:
         """The official state dict's entries, in its order: key, shape, dtype, kind."""
         with open(os.path.join(self.path, file)) as f:
             return json.load(f)["keys"]
@@ -75,7 +76,7 @@ class Reference:
         cfg.MODEL.DEVICE = "cpu"
         return cfg
 
-    def model(self, keys_file: str, seed: int) -> Tuple[nn.Module, CfgNode]:
+    def model(self, keys_file: str, seed: int) -> tuple[nn.Module, CfgNode]:
         """Our model with weights of the recipe, and its config."""
         checkpoint = self.weights(keys_file, seed)
         cfg = self.config(checkpoint)
@@ -92,18 +93,18 @@ def _import(path: str) -> ModuleType:
     return module
 
 
-def case_names(arrays: Arrays, key: str = "cases") -> List[str]:
+def case_names(arrays: Arrays, key: str = "cases") -> list[str]:
     """Names of the cases, from the array that lists them."""
     return [str(name) for name in arrays[key]]
 
 
-def under(arrays: Arrays, prefix: str) -> Dict[str, np.ndarray]:
+def under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
     """The arrays below a path, with that path cut off."""
     prefix = prefix.rstrip("/") + "/"
     return {key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)}
 
 
-def numbered(arrays: Arrays, name: str) -> Iterator[Tuple[int, Dict[str, np.ndarray]]]:
+def numbered(arrays: Arrays, name: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """The groups ``name0/``, ``name1/``, ... of arrays."""
     index = 0
     while group := under(arrays, f"{name}{index}"):
@@ -111,13 +112,15 @@ def numbered(arrays: Arrays, name: str) -> Iterator[Tuple[int, Dict[str, np.ndar
         index += 1
 
 
-def strided(value: Any, shape: Tuple[int, ...]) -> torch.Tensor:
+def strided(value: Any, shape: tuple[int, ...]) -> torch.Tensor:
     """The sample from index 0 of the last two axes that has ``shape`` there.
 
     The stride is not in the files: it is the power of two that gives the sample's size.
     """
     value = torch.as_tensor(value)
-    stride = 1
-    while -(-value.shape[-1] // stride) > shape[-1]:
+    stride, size = 1, tuple(shape[-2:])
+    while stride < max(value.shape[-2:]) and size != tuple(
+        -(-side // stride) for side in value.shape[-2:]
+    ):
         stride *= 2
     return value[..., ::stride, ::stride]

@@ -1,6 +1,6 @@
 """softnms.npz: the authors' arrays after soft-NMS and merging, stale rows included."""
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 

@@ -1,6 +1,7 @@
 """targets.npz: cells, offsets, heat maps, radii and Gaussians of the training targets."""
 
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def square_placement(image_size: Sequence[int], input_size: Sequence[int]) -> Sc
     return ScaleCropTransform((width // 2, height // 2), (side, side), input_size)
 
 
-def _settings(variant: str, case: Arrays) -> Dict[str, Any]:
+def _settings(variant: str, case: Arrays) -> dict[str, Any]:
     """The generator's settings for a variant: "iou03", "nobump" or "radius"."""
     if variant == "nobump":
         return {"gaussian": False}
@@ -87,7 +88,7 @@ def _images(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
     yield case.exact("image sample", strided(np.stack(images), sample.shape), sample)
 
 
-def _sparse(case: Case, targets: List[CornerTargets], want: Arrays) -> Iterator[Check]:
+def _sparse(case: Case, targets: list[CornerTargets], want: Arrays) -> Iterator[Check]:
     counts = [len(t) for t in targets]
     yield case.exact("map size", [t.map_size for t in targets], [want["output_size"]] * len(counts))
     yield case.exact("count", counts, want["count"])
@@ -104,7 +105,7 @@ def _sparse(case: Case, targets: List[CornerTargets], want: Arrays) -> Iterator[
 
 
 def _heatmaps(
-    case: Case, variant: str, targets: List[CornerTargets], want: Arrays
+    case: Case, variant: str, targets: list[CornerTargets], want: Arrays
 ) -> Iterator[Check]:
     heat, _ = draw_heatmaps(targets)
     for corner, name in enumerate(("tl", "br")):
@@ -144,7 +145,7 @@ def _gaussians(case: Case, want: Arrays) -> Iterator[Check]:
     yield case.absolute("all in one", _drawn(peaks, size), want["all_in_one"], 1e-6)
 
 
-def _drawn(peaks: np.ndarray, size: Tuple[int, int]) -> torch.Tensor:
+def _drawn(peaks: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     """(h, w) heat map of one class with peaks given as radius, x, y."""
     radii, x, y = torch.from_numpy(peaks.astype(np.int64)).T
     cells = (y * size[1] + x)[:, None].expand(-1, 2)

@@ -1,6 +1,7 @@
 """training.npz: optimiser steps of a small network in training mode."""
 
-from typing import Any, Dict, Iterator, List
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
         yield from guarded(case, _case(case, folder, want, names))
 
 
-def _case(case: Case, folder: Reference, want: Arrays, components: List[str]) -> Iterator[Check]:
+def _case(case: Case, folder: Reference, want: Arrays, components: list[str]) -> Iterator[Check]:
     model, cfg = folder.model(KEYS, int(want["weights_seed"]))
     cfg.SOLVER.BASE_LR = float(want["lr"])
     optimizer = CornerNetTrainer.build_optimizer(cfg, model)
@@ -70,7 +71,7 @@ def _case(case: Case, folder: Reference, want: Arrays, components: List[str]) ->
     yield from _after(case, model, batch, want)
 
 
-def _batch(want: Arrays, generator: CornerTargetGenerator) -> List[Dict[str, Any]]:
+def _batch(want: Arrays, generator: CornerTargetGenerator) -> list[dict[str, Any]]:
     """Dicts as our mapper makes them, without augmentation."""
     batch = []
     for index, image in enumerate(want["images"]):
@@ -85,16 +86,16 @@ def _batch(want: Arrays, generator: CornerTargetGenerator) -> List[Dict[str, Any
 class _Repeat:
     """A data loader that gives the same batch for ever."""
 
-    def __init__(self, batch: List[Dict[str, Any]]):
+    def __init__(self, batch: list[dict[str, Any]]):
         self.batch = batch
 
-    def __iter__(self) -> Iterator[List[Dict[str, Any]]]:
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         while True:
             yield self.batch
 
 
 def _input(
-    case: Case, model: nn.Module, batch: List[Dict[str, Any]], want: Arrays
+    case: Case, model: nn.Module, batch: list[dict[str, Any]], want: Arrays
 ) -> Iterator[Check]:
     images, borders = model.preprocess_image(batch)
     yield from check_stats(case, "input", stats(images), want["input_stats"], 1e-5)
@@ -109,7 +110,7 @@ def _input(
 
 
 def _components(
-    case: Case, step: int, losses: Dict[str, float], values: np.ndarray, names: List[str]
+    case: Case, step: int, losses: dict[str, float], values: np.ndarray, names: list[str]
 ) -> Iterator[Check]:
     stacks = sum(name.startswith("pull") for name in names)
     for prefix, (ours, weight) in COMPONENTS.items():
@@ -118,13 +119,13 @@ def _components(
         yield case.relative(f"{ours} of step {step + 1}", losses[ours], wanted, 1e-2)
 
 
-def _sums(value: torch.Tensor) -> List[float]:
+def _sums(value: torch.Tensor) -> list[float]:
     value = value.double()
     return [float(value.sum()), float(value.abs().sum()), float((value**2).sum())]
 
 
 def _after(
-    case: Case, model: nn.Module, batch: List[Dict[str, Any]], want: Arrays
+    case: Case, model: nn.Module, batch: list[dict[str, Any]], want: Arrays
 ) -> Iterator[Check]:
     state = model.state_dict()
     for key, value in under(want, "after").items():
