@@ -76,8 +76,9 @@ $(DETECTRON2): cornernet_d2/tools/setup_detectron2.py $(BASE)
 	@$(PY) cornernet_d2/tools/setup_detectron2.py
 	@rm -f $(STAMPS)/detectron2-* && touch $@
 
+# Everything it requires is there by now; pip would put a second OpenCV beside opencv-python.
 $(PROJECT): $(SOURCES) $(DETECTRON2)
-	@$(INSTALL) --no-build-isolation --editable .
+	@$(INSTALL) --no-build-isolation --no-deps --editable .
 	@$(PY) -W ignore -c "from cornernet_d2.layers import is_compiled; print('Corner pooling:', \
 	'compiled' if is_compiled()['cpu'] else 'no compiled operator (is there a C++ compiler?), \
 	using the slower pure PyTorch one')"
