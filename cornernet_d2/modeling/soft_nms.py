@@ -47,10 +47,10 @@ def batched_soft_nms(
     Raises:
         ValueError: the method is unknown, or sigma is not above 0.
     """
-    new_scores, _ = _soft_nms(
+    keep, new_scores, _ = _soft_nms(
         boxes, scores, None, classes, method, sigma, iou_threshold, min_score, None
     )
-    return _best_first(new_scores, min_score)
+    return keep, new_scores
 
 
 def batched_soft_nms_merge(
@@ -82,11 +82,9 @@ def batched_soft_nms_merge(
     Raises:
         ValueError: the method is unknown, or sigma or exponent is not above 0.
     """
-    new_scores, new_boxes = _soft_nms(
+    return _soft_nms(
         boxes, scores, corner_scores, classes, method, sigma, iou_threshold, min_score, exponent
     )
-    keep, new_scores = _best_first(new_scores, min_score)
-    return keep, new_scores, new_boxes[keep]
 
 
 def padded_groups(classes: Tensor) -> tuple[Tensor, list[int]]:
@@ -113,13 +111,15 @@ def padded_groups(classes: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def _iou(box: Tensor, others: Tensor) -> Tensor:
-    """IoU of one box of each group (4, G, 1) with all its boxes (4, G, L): (G, L)."""
-    start, end = torch.maximum(box[:2], others[:2]), torch.minimum(box[2:], others[2:])
+    """IoU of one box of each group (5, G, 1) with all its boxes (5, G, L): (G, L).
+
+    The fifth row is the area.
+    """
+    start, end = torch.maximum(box[:2], others[:2]), torch.minimum(box[2:4], others[2:4])
     width, height = (end - start).clamp_(min=0)
     intersection = width * height
-    area, areas = ((b[2] - b[0]) * (b[3] - b[1]) for b in (box, others))
     # Two boxes without area have no union either; any positive number makes their IoU 0.
-    union = (area + areas - intersection).clamp_(min=torch.finfo(torch.float32).tiny)
+    union = (box[4] + others[4] - intersection).clamp_(min=torch.finfo(torch.float32).tiny)
     return intersection / union
 
 
@@ -140,12 +140,6 @@ def check_settings(method: str, sigma: float, merge_exponent: float | None = Non
         raise ValueError(f"merge exponent must be above 0, got {merge_exponent}")
 
 
-def _best_first(new_scores: Tensor, min_score: float) -> tuple[Tensor, Tensor]:
-    keep = ((new_scores >= min_score) & (new_scores > 0)).nonzero().squeeze(1)
-    best, order = new_scores[keep].sort(descending=True, stable=True)
-    return keep[order], best
-
-
 def _soft_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -156,40 +150,48 @@ def _soft_nms(
     iou_threshold: float,
     min_score: float,
     exponent: float | None,
-) -> tuple[Tensor, Tensor]:
-    """Returns (M,) new scores, 0 for boxes never taken, and (M, 4) boxes, merged if asked."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What :func:`batched_soft_nms_merge` returns; boxes as given if ``corner_scores`` is None."""
     check_settings(method, sigma, exponent)
     boxes, scores = boxes.float(), scores.float().nan_to_num(nan=0.0)
     if len(boxes) == 0:
-        return scores, boxes
+        return classes.long(), scores, boxes
     members, active_rows = padded_groups(classes)
-    real, index = members >= 0, members.clamp(min=0)
-    current = torch.where(real, scores[index], 0.0)
-    rows = boxes[index].permute(2, 0, 1).contiguous()
+    index = members.clamp(min=0)
+    current = torch.where(members >= 0, scores[index], 0.0)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)
+    rows = torch.cat((boxes, areas), dim=1)[index].permute(2, 0, 1).contiguous()
     corners = None if corner_scores is None else _corner_rows(corner_scores, index)
-    taken, merged = torch.zeros_like(current), rows.clone()
+    taken, best, merged = [], [], []
     for step, active in enumerate(active_rows):
         score, row = current[:active], rows[:, :active]
-        pick = score.argmax(dim=1, keepdim=True)
-        best = score.gather(1, pick)
-        if step % ROUNDS_PER_CHECK == 0 and not bool((best >= min_score).any()):
+        value, pick = score.max(dim=1, keepdim=True)
+        if step and step % ROUNDS_PER_CHECK == 0 and not bool((value >= min_score).any()):
             break
-        pick4 = pick.expand(4, -1, -1)
-        weights = decay(_iou(row.gather(2, pick4), row), method, sigma, iou_threshold)
+        taken.append(members[:active].gather(1, pick))
+        best.append(value)
+        weights = decay(
+            _iou(row.gather(2, pick.expand(5, -1, -1)), row), method, sigma, iou_threshold
+        )
         if corners is not None:
             remains = (score > 0) & (score >= min_score)
             shares = ((1 - weights) ** exponent * remains).scatter_(1, pick, 1.0)
             shares = shares * corners[:, :active]
-            mean = ((row * shares).sum(2) / shares.sum(2))[..., None]
-            old = merged[:, :active].gather(2, pick4)
-            merged[:, :active].scatter_(2, pick4, torch.where(best > 0, mean, old))
-        # A group that has run out (all 0) takes a box again: the maximum keeps its first score.
-        taken[:active].scatter_reduce_(1, pick, best, "amax")
+            merged.append((row[:4] * shares).sum(2) / shares.sum(2))
         score.mul_(weights).scatter_(1, pick, 0.0)
-    new_scores, new_boxes = torch.zeros_like(scores), boxes.clone()
-    new_scores[members[real]] = taken[real]
-    new_boxes[members[real]] = merged[:, real].T
-    return new_scores, new_boxes
+    box = torch.cat(taken).squeeze(1)
+    boxes = torch.cat(merged, dim=1).T if merged else boxes[box]
+    return _best_first(box, torch.cat(best).squeeze(1), boxes, min_score)
+
+
+def _best_first(
+    taken: Tensor, scores: Tensor, boxes: Tensor, min_score: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort by score, equal scores by input; without what a group that has run out takes, all 0."""
+    stays = (scores >= min_score) & (scores > 0)
+    taken, by_input = taken[stays].sort()
+    scores, order = scores[stays][by_input].sort(descending=True, stable=True)
+    return taken[order], scores, boxes[stays][by_input][order]
 
 
 def _corner_rows(corner_scores: Tensor, index: Tensor) -> Tensor:

@@ -122,15 +122,20 @@ def _sweep(
         row = original[:, :active].gather(2, ids.expand(4, -1, -1))
         weights, hit = weigh(row, left)
         lowered = torch.where(hit, weights * score, score)
-        refill = _refill(hit & (lowered < min_score), left)
+        dropped = hit & (lowered < min_score)
+        corner = corners[:, :active, first:]
+        if bool(dropped.any()):
+            refill = _refill(dropped, left)
+            corner = corner.gather(2, refill.row_of.expand(4, -1, -1))
+            ids.copy_(ids.gather(1, refill.source))
+            lowered = torch.where(refill.written, lowered.gather(1, refill.source), score)
+            end[:active] = refill.end + first
+        score.copy_(lowered)
         if merge_exponent is not None:
             shares = (1 - weights) ** merge_exponent * hit
             shares[:, 0] = 1.0
-            shares = shares * corners[:, :active, first:].gather(2, refill.row_of.expand(4, -1, -1))
+            shares = shares * corner
             means.append((row * shares).sum(2) / shares.sum(2))
-        ids.copy_(ids.gather(1, refill.source))
-        score.copy_(torch.where(refill.written, lowered.gather(1, refill.source), score))
-        end[:active] = refill.end + first
     rows = original.gather(2, held.expand(4, -1, -1))
     for first, mean in enumerate(means):
         rows[:, : mean.shape[1], first] = mean
