@@ -130,6 +130,15 @@ def test_edge_cases():
     assert keep.tolist() == [0]
 
 
+def test_corners_of_score_0_merge_to_numbers():
+    boxes, scores, corners, classes = clusters(40, 2, 1)
+    corners[::2, 1] = 0.0
+    _, _, merged = batched_soft_nms_merge(boxes, scores, corners, classes)
+    rows = official_soft_nms(boxes, scores, corners, classes, merge_exponent=10.0)
+    for result in (merged, rows.boxes):
+        assert result.isfinite().all() and (result[:, 2:] > result[:, :2]).all()
+
+
 @pytest.mark.parametrize(
     "settings", [{"method": "median"}, {"sigma": 0.0}, {"sigma": math.nan}, {"exponent": 0.0}]
 )

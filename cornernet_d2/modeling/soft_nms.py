@@ -71,7 +71,7 @@ def batched_soft_nms_merge(
     scores, its bottom-right corner by their bottom-right scores: the authors' ``merge_bbox``.
 
     Args:
-        corner_scores: (M, 2), of the top-left and bottom-right corners, above 0.
+        corner_scores: (M, 2), of the top-left and bottom-right corners.
         exponent: above 0; the authors use 8, and 10 with several scales.
         boxes, scores, classes, method, sigma, iou_threshold, min_score: as in
             :func:`batched_soft_nms`.
@@ -108,6 +108,13 @@ def padded_groups(classes: Tensor) -> tuple[Tensor, list[int]]:
     members[row, column] = box
     columns = torch.arange(longest, device=classes.device)
     return members, torch.searchsorted(-sizes, -columns).tolist()
+
+
+def corner_rows(corner_scores: Tensor, index: Tensor) -> Tensor:
+    """(M, 2) and (G, L) to (4, G, L): the score of the corner that each coordinate belongs to."""
+    # Above 0, since means divide by their sum; a map with few peaks gives corners of score 0.
+    scores = corner_scores.float().clamp(min=1e-12).repeat_interleave(2, dim=1)
+    return scores[index].permute(2, 0, 1).contiguous()
 
 
 def _iou(box: Tensor, others: Tensor) -> Tensor:
@@ -161,7 +168,7 @@ def _soft_nms(
     current = torch.where(members >= 0, scores[index], 0.0)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)
     rows = torch.cat((boxes, areas), dim=1)[index].permute(2, 0, 1).contiguous()
-    corners = None if corner_scores is None else _corner_rows(corner_scores, index)
+    corners = None if corner_scores is None else corner_rows(corner_scores, index)
     taken, best, merged = [], [], []
     for step, active in enumerate(active_rows):
         score, row = current[:active], rows[:, :active]
@@ -192,8 +199,3 @@ def _best_first(
     taken, by_input = taken[stays].sort()
     scores, order = scores[stays][by_input].sort(descending=True, stable=True)
     return taken[order], scores, boxes[stays][by_input][order]
-
-
-def _corner_rows(corner_scores: Tensor, index: Tensor) -> Tensor:
-    """(M, 2) and (G, L) to (4, G, L): the score of the corner that each coordinate belongs to."""
-    return corner_scores.float()[index].repeat_interleave(2, dim=2).permute(2, 0, 1).contiguous()

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .soft_nms import ROUNDS_PER_CHECK, check_settings, decay, padded_groups
+from .soft_nms import ROUNDS_PER_CHECK, check_settings, corner_rows, decay, padded_groups
 
 
 class OfficialRows(NamedTuple):
@@ -74,7 +74,7 @@ def official_soft_nms(
     members, active_rows = padded_groups(classes)
     real, index = members >= 0, members.clamp(min=0)
     original = boxes[index].permute(2, 0, 1).contiguous()  # (4, G, L)
-    corners = corner_scores.float()[index].repeat_interleave(2, dim=2).permute(2, 0, 1)
+    corners = corner_rows(corner_scores, index)
     current, end = scores[index], real.sum(1, keepdim=True)
     weigh = functools.partial(_weights, method=method, sigma=sigma, iou_threshold=iou_threshold)
     rows = _sweep(original, corners, current, end, active_rows, weigh, min_score, merge_exponent)
@@ -98,7 +98,7 @@ def _sweep(
     min_score: float,
     merge_exponent: float | None,
 ) -> Tensor:
-    """Make the sweeps of all rows: box to the front, the scores behind it lowered.
+    """Make all sweeps; returns (4, G, L), the box of each row, merged if asked for.
 
     Args:
         original: (4, G, L), the boxes at the start; they never change, what moves is an index.
@@ -107,9 +107,6 @@ def _sweep(
         end: (G, 1), how many rows stay; changed in place.
         active_rows: for each column, the number of groups that have one.
         weigh: :func:`_weights`.
-
-    Returns:
-        (4, G, L), the box of each row, merged if asked for.
     """
     held = torch.arange(current.shape[1], device=current.device).repeat(len(current), 1)
     means = []
