@@ -27,7 +27,7 @@ def emulate(tmp_path_factory):
     """Runs a kernel on (out, in, key); returns bytes an access, or None where a copy is needed."""
     library = tmp_path_factory.mktemp("emulation") / "emulation.so"
     source = ROOT / "tests" / "cuda_emulation"
-    command = ["g++", "-O1", "-std=c++20", "-fPIC", "-shared", f"-I{source}"]
+    command = ["g++", "-O1", "-U_FORTIFY_SOURCE", "-std=c++20", "-fPIC", "-shared", f"-I{source}"]
     command += [f"-I{ROOT / 'cornernet_d2' / 'csrc'}", str(source / "harness.cpp")]
     subprocess.run(command + ["-o", str(library)], check=True)
     function = ctypes.CDLL(str(library)).emulate
@@ -61,9 +61,8 @@ def make_map(shape, dtype, layout, seed, with_nan=False):
 
 
 def shapes(dim):
-    for length in LENGTHS:
-        for other in (1, 5, 16):
-            yield (1, 2, length, other) if dim == 2 else (1, 2, other, length)
+    for length, other in zip(LENGTHS * 2, [1, 16, 5, 8, 1, 3, 16, 2] + [16, 5, 2, 3, 8, 16, 1, 1]):
+        yield (1, 2, length, other) if dim == 2 else (1, 2, other, length)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -91,12 +90,12 @@ def test_pool_and_backward(emulate, dtype, dim):
             grad_x.double(), expected, rtol=tolerance, atol=tolerance * shape[dim] ** 0.5
         )
         cases += 2
-    assert cases == 96
+    assert cases == 64
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_sum_is_both_pools(emulate, dtype):
-    for seed, (h, w) in enumerate([(1, 1), (33, 16), (129, 31), (8, 264), (130, 128), (3, 513)]):
+    for seed, (h, w) in enumerate([(1, 1), (33, 16), (129, 31), (8, 264), (130, 40), (2, 513)]):
         for reverse, layout in itertools.product((False, True), ("contiguous", "sliced")):
             vertical = make_map((1, 2, h, w), dtype, layout, seed, with_nan=seed == 1)
             horizontal = make_map((1, 2, h, w), dtype, layout, seed + 100)

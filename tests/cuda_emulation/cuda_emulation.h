@@ -2,11 +2,12 @@
 //
 // Every CUDA thread is a fiber (ucontext). A barrier or shuffle suspends the fiber until all threads
 // of the block or warp have arrived; fibers run in a different order in every block, so that a result
-// which depends on the order of threads between barriers shows up. Shared memory is poisoned between
-// blocks by running each kernel on blocks in shuffled order with whatever the last block left.
-// Divergent barriers are detected: a block whose fibers all wait, but not at one barrier, aborts.
+// which depends on the order of threads between barriers shows up. Blocks run in shuffled order, and
+// find in shared memory what another block left there. Divergent barriers are detected: a block
+// whose fibers all wait, but not at one barrier, aborts.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -41,7 +42,9 @@ constexpr size_t kStackBytes = 64 * 1024;
 enum class Wait { kNone, kBlock, kWarp, kDone };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // enters the fiber; later switches jump, which saves two system calls each
+  jmp_buf resume;
+  bool entered;
   std::vector<char> stack;
   dim3 index;
   Wait wait;
@@ -50,7 +53,7 @@ struct Fiber {
 
 struct Block {
   std::vector<Fiber> fibers;
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   std::function<void()> body;
   int current = 0;
 };
@@ -60,13 +63,23 @@ inline Block block;
 inline void enter() {
   block.body();
   block.fibers[block.current].wait = Wait::kDone;
-  swapcontext(&block.fibers[block.current].context, &block.scheduler);
+  _longjmp(block.scheduler, 1);
+}
+
+inline void run_until_suspended(int index) {
+  Fiber& fiber = block.fibers[index];
+  block.current = index;
+  threadIdx = fiber.index;
+  if (_setjmp(block.scheduler) != 0) return;
+  if (fiber.entered) _longjmp(fiber.resume, 1);
+  fiber.entered = true;
+  setcontext(&fiber.context);
 }
 
 inline void suspend(Wait reason) {
   Fiber& self = block.fibers[block.current];
   self.wait = reason;
-  swapcontext(&self.context, &block.scheduler);
+  if (_setjmp(self.resume) == 0) _longjmp(block.scheduler, 1);
 }
 
 [[noreturn]] inline void fail(const char* what) {
@@ -94,6 +107,7 @@ inline void run_block(std::mt19937& order_generator) {
     fiber.context.uc_stack.ss_size = fiber.stack.size();
     fiber.context.uc_link = nullptr;
     fiber.wait = Wait::kNone;
+    fiber.entered = false;
     makecontext(&fiber.context, enter, 0);
   }
   while (true) {
@@ -102,9 +116,7 @@ inline void run_block(std::mt19937& order_generator) {
     for (int i : order) {
       if (block.fibers[i].wait != Wait::kNone) continue;
       progress = true;
-      block.current = i;
-      threadIdx = block.fibers[i].index;
-      swapcontext(&block.scheduler, &block.fibers[i].context);
+      run_until_suspended(i);
     }
     for (int warp = 0; warp < threads; warp += kWarpSize) {
       progress |= release(warp, std::min(warp + kWarpSize, threads), Wait::kWarp);
