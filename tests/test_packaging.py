@@ -48,8 +48,8 @@ def _run(*command: object, cwd: Path, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    flags = ("-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder)
-    _run(sys.executable, "-m", "pip", "wheel", *flags, source, cwd=folder)
+    flags = ("-q", "bdist_wheel", "--dist-dir", folder, "--bdist-dir", folder / "build")
+    _run(sys.executable, "setup.py", *flags, cwd=source)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
