@@ -132,7 +132,9 @@ class CornerTargets:
         # By value: six tensors an image would take as many file descriptors through a loader's
         # queue, and batches of dozens of images then run into the system's limit.
         return {
-            name: value.numpy() if isinstance(value, Tensor) and not value.is_cuda else value
+            name: (
+                value.numpy() if isinstance(value, Tensor) and value.device.type == "cpu" else value
+            )
             for name, value in vars(self).items()
         }
 

@@ -139,14 +139,18 @@ class CornerNetDatasetMapper(DatasetMapper):
         classes = np.array([obj["category_id"] for obj in annotations], np.int64)
         canvas, (top, left) = canvas_size(image_shape, self.size_divisibility, self.padding)
         shift = torch.tensor([left, top, left, top])
-        arguments = []
-        for name, chosen in (("instances", kept), ("ignored", ignored)):
-            if name == "instances" or chosen.any():
-                found = _instances(visible[chosen], classes[chosen], image_shape)
-                dataset_dict[name] = found
-                arguments.append((found.gt_boxes.tensor + shift, found.gt_classes))
+
+        def on_canvas(found: Instances) -> tuple[torch.Tensor, torch.Tensor]:
+            return found.gt_boxes.tensor + shift, found.gt_classes
+
+        instances = _instances(visible[kept], classes[kept], image_shape)
+        dataset_dict["instances"] = instances
+        regions = ()
+        if ignored.any():
+            dataset_dict["ignored"] = _instances(visible[ignored], classes[ignored], image_shape)
+            regions = on_canvas(dataset_dict["ignored"])
         dataset_dict["corner_targets"] = self.target_generator(
-            *arguments[0], canvas, *(arguments[1] if len(arguments) > 1 else ())
+            *on_canvas(instances), canvas, *regions
         )
 
 
