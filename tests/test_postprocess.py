@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -271,7 +272,6 @@ def test_canvas_fill_and_the_row_that_testing_loses():
 
 
 def test_resizing_like_opencv_and_antialiased():
-    cv2 = pytest.importorskip("cv2")
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (3, 33, 47), generator=generator, dtype=torch.uint8)
     want = cv2.resize(image.permute(1, 2, 0).numpy().copy(), (35, 24))

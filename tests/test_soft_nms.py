@@ -1,5 +1,6 @@
 """Soft-NMS against slow loops, torchvision, and what the authors' Cython code returned."""
 
+import argparse
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torchvision.ops import batched_nms
 
 from cornernet_d2.modeling.soft_nms import METHODS, batched_soft_nms, batched_soft_nms_merge
 from cornernet_d2.modeling.soft_nms_official import official_soft_nms
+from cornernet_d2.tools.benchmark import soft_nms as benchmark
 
 FIXTURE = dict(np.load(Path(__file__).parent / "fixtures" / "softnms.npz"))
 OFFICIAL_METHODS = ("hard", "linear", "gaussian")  # by their number in the authors' code
@@ -231,3 +233,12 @@ def test_official_rows_equal_the_procedure_when_many_boxes_are_dropped(method, s
         assert stays[mine].tolist() == [p < stay for p in range(len(want))]
         np.testing.assert_allclose(rows[mine].numpy(), want, rtol=0, atol=1e-3)
         np.testing.assert_allclose(rows[mine][:, 4].numpy(), want[:, 4], rtol=0, atol=1e-5)
+
+
+def test_the_benchmark_compares_equal_results(capsys):
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
+    flags = ["--candidates", "40", "--classes", "4", "--batch-sizes", "1", "2", "--repeats", "1"]
+    benchmark.run(parser.parse_args(flags))  # its status says what was faster here and now
+    printed = capsys.readouterr().out
+    assert printed.count("results agree") == 2 and printed.count("batched_soft_nms_merge") == 2

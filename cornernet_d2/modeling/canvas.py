@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -89,8 +90,6 @@ def resize(image: Tensor, size: Size, like_opencv: bool) -> Tensor:
         return image
     if not like_opencv:
         return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
-    import cv2  # needed for the authors' and mmdetection's test scales alone
-
     pixels = image.permute(1, 2, 0).round().clamp(0, 255).to("cpu", torch.uint8).numpy()
     pixels = cv2.resize(np.ascontiguousarray(pixels), (size[1], size[0]))
     return torch.from_numpy(pixels).permute(2, 0, 1).to(image.device)
