@@ -75,6 +75,14 @@ class TestConversion:
         state = torch.load(tmp_path / "a.pth")["model"]
         assert model.load_state_dict(state, strict=True)
 
+    def test_says_what_it_leaves_behind(self, tmp_path, source):
+        run(source, tmp_path / "a.pth")
+        contents = torch.load(tmp_path / "a.pth")
+        path = write(tmp_path / "trained.pth", {**contents, "optimizer": {}, "iteration": 7})
+        report = run(path, tmp_path / "b.pth")
+        assert report["not weights, not converted"] == "optimizer, iteration"
+        assert sorted(torch.load(tmp_path / "b.pth")) == ["__author__", "cornernet_d2", "model"]
+
     def test_half_precision_stays(self, tmp_path):
         half = {key: value.half() for key, value in tiny_state().items()}
         run(write(tmp_path / "half.pth", half), tmp_path / "a.pth")

@@ -18,6 +18,14 @@ class CornerNetCheckpointer(DetectionCheckpointer):
     Other files (Detectron2's own ``.pkl``, torchvision backbones, ...) are read as
     :class:`DetectionCheckpointer` reads them. Saved files note the input that the weights expect;
     loading compares it with the model's.
+
+    Detectron2's ``DefaultPredictor`` makes a plain ``DetectionCheckpointer``, whatever the model;
+    for files that only this class reads, use :func:`cornernet_d2.tools.build_predictor`, or
+    convert them once with ``python -m cornernet_d2.tools.convert_checkpoint``.
+
+    Raises:
+        CheckpointError: when loading, a damaged file, or weights that expect other pixels than
+            the model gets (``INPUT.FORMAT``, ``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD``).
     """
 
     def notes(self) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from .key_maps import detect_format, rename, sort_keys
 # Key of our own notes in a file: at the top in our files, under "meta" in MMDetection's.
 METADATA_KEY = "cornernet_d2"
 _COUNTER = "num_batches_tracked"
+_STATE_KEYS = ("state_dict", "model")  # where MMDetection and Detectron2 put the weights
+_READ = (*_STATE_KEYS, METADATA_KEY, "__author__", "meta")
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Checkpoint:
         source: format that they were read from, one of :data:`.key_maps.FORMATS`.
         matched: number of weights in the file that are parameters of CornerNet.
         left_over: names in the file that are no parameters of CornerNet.
+        unread: other entries of the file, for instance "optimizer" or "ema".
         convention: the input that the weights expect; None if the file does not tell.
         classes: names of the classes in the order of the heat maps; None if not told.
         counters_filled: whether ``num_batches_tracked`` was not in the first file of all (torch
@@ -36,6 +39,7 @@ class Checkpoint:
     source: str
     matched: int
     left_over: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     convention: InputConvention | None = None
     classes: tuple[str, ...] | None = None
     counters_filled: bool = False
@@ -75,6 +79,7 @@ def parse(contents: Any, path: str, source: str = "auto") -> Checkpoint:
         source=found,
         matched=matched,
         left_over=[key for key, new in renamed.items() if new is None],
+        unread=[] if state is contents else [k for k in contents if k not in _READ],
         convention=_convention(notes, found),
         classes=_classes(contents, notes),
         counters_filled=notes.get("counters_filled", filled),
@@ -141,7 +146,7 @@ def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
 
 def _state_dict(contents: Any, path: str) -> Mapping[str, torch.Tensor]:
     state = contents
-    for key in ("state_dict", "model"):
+    for key in _STATE_KEYS:
         if isinstance(contents, Mapping) and isinstance(contents.get(key), Mapping):
             state = contents[key]
             break

@@ -188,6 +188,7 @@ def _describe(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
         ("keys matched", checkpoint.matched),
         ("num_batches_tracked filled in", filled),
         ("keys left over", f"{len(checkpoint.left_over)} {_sample(checkpoint.left_over)}"),
+        ("not weights, not converted", ", ".join(checkpoint.unread) or "nothing"),
         ("shape clashes", 0),
         ("parameters", f"{parameters:,}"),
         *infer_architecture(weights).items(),
