@@ -28,11 +28,11 @@ from cornernet_d2.data.builtin import CLASSES
 
 CATEGORIES = CLASSES["shapes"]
 SETTINGS_FILE = "shapes.json"
-VERSION = 1  # to be raised when equal settings come to give other files
+VERSION = 2  # to be raised when equal settings come to give other files
 SUPERSAMPLE = 4  # drawn on a grid 4 times finer, then averaged: smooth edges, quarter-pixel boxes
 SIDE_RANGE = (0.15, 0.85)  # longer side of an object over S: COCO's small to large when S >= 128
 ASPECT_RANGE = (0.6, 1.0)  # shorter side over longer side, before turning
-MIN_VISIBLE = 0.6  # share of an object that later ones must leave visible
+MIN_VISIBLE = 0.8  # share of an object that later ones must leave visible
 MIN_CONTRAST = 50  # grey levels between an object and anything else of the image, in some channel
 PLACEMENT_TRIES = 20  # an object that finds no room after so many is left out
 
@@ -41,10 +41,10 @@ PLACEMENT_TRIES = 20  # an object that finds no room after so many is left out
 class Settings:
     """What determines the files: number of images, side in pixels, most objects, seed."""
 
-    train: int = 1500
+    train: int = 2000
     val: int = 200
     size: int = 128
-    objects: int = 6
+    objects: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
