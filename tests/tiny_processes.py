@@ -14,7 +14,7 @@ from cornernet_d2.engine import launch
 @lru_cache(None)
 def warm_context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "tiny_run"])
+    context.set_forkserver_preload(["conftest", "tiny_run", "torch.utils.tensorboard"])
     tests = Path(__file__).resolve().parent
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(tests), str(tests.parent), *sys.path])

@@ -90,6 +90,9 @@ def tiny_config(folder: str, *overrides: Any) -> CfgNode:
     cfg.MODEL.META_ARCHITECTURE = "TinyDetector"
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.CORNERNET.NUM_CLASSES = 1
+    cfg.MODEL.BACKBONE.NAME = "build_hourglass_backbone"  # of which the mapper asks the stride
+    cfg.MODEL.HOURGLASS.DEPTH, cfg.MODEL.HOURGLASS.STACKS = 1, 1
+    cfg.MODEL.HOURGLASS.WIDTHS, cfg.MODEL.HOURGLASS.BLOCKS = [8, 8], [1, 1]
     cfg.DATASETS.TRAIN = ("tiny",)
     cfg.DATASETS.TEST = ("tiny",)
     cfg.DATALOADER.NUM_WORKERS = 0
