@@ -87,7 +87,7 @@ def extension() -> Any:
 
 def build_command() -> Any:
     class BuildExtension(cpp_extension.BuildExtension):
-        """Torch's command, which falls back to the pure-Python package unless the build is forced."""
+        """Torch's command; falls back to the pure-Python package unless the build is forced."""
 
         def run(self) -> None:
             try:

@@ -1,4 +1,4 @@
-"""Corner pooling position by position: slow, obvious, and independent of the package."""
+"""Corner pooling position by position: slow, obvious, and independent of the package; test maps."""
 
 from typing import Tuple
 
@@ -29,3 +29,25 @@ def first_maximum_backward(grad: Tensor, index: Tensor, dim: int) -> Tensor:
     """Gradient of the scan, summed in float64."""
     zeros = torch.zeros(grad.shape, dtype=torch.float64)
     return zeros.scatter_add(dim, index, grad.double())
+
+
+def make_map(shape, dtype, layout="contiguous", seed=0, with_nan=False, device="cpu"):
+    """Heavily tied values with zeros of both signs; NaN on demand."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(-3, 4, shape, generator=generator).to(dtype)
+    x[torch.rand(shape, generator=generator) < 0.1] = -0.0
+    if with_nan:
+        x[torch.rand(shape, generator=generator) < 0.05] = float("nan")
+        x[torch.rand(shape, generator=generator) < 0.05] = -float("nan")
+    x = x.to(device)
+    if layout == "channels_last":
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "transposed":
+        return x.transpose(2, 3).contiguous().transpose(2, 3)
+    if layout == "sliced":
+        return torch.cat([x, x], 3)[..., : shape[3]]
+    if layout == "strided":
+        return torch.stack([x, x], 4).flatten(3)[..., ::2]
+    if layout == "expanded":
+        return x[:, :1].expand(shape)
+    return x

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
-from torch.library import opcheck
 
 from cornernet_d2.layers import CornerPool, corner_pool, corner_pool_sum, is_compiled, reference
-from tests.corner_pool_oracle import first_maximum_backward, first_maximum_scan
+from tests.corner_pool_oracle import first_maximum_backward, first_maximum_scan, make_map
 
 OPS = torch.ops.cornernet_d2
 MODES = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}
@@ -24,31 +22,11 @@ SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 33, 31), (1, 1, 129, 16), (2, 40, 4
 TOLERANCE = {
     torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 4e-3, torch.bfloat16: 3e-2
 }  # fmt: skip
-REFERENCE = os.environ.get("CORNERNET_REFERENCE_DIR", Path(__file__).parents[2] / "shared/reference")
+REFERENCE = os.environ.get(
+    "CORNERNET_REFERENCE_DIR", Path(__file__).parents[2] / "shared/reference"
+)
 
 devices = pytest.mark.parametrize("device", DEVICES)
-
-
-def make_map(shape, dtype, layout="contiguous", seed=0, with_nan=False, device="cpu"):
-    """Heavily tied values with zeros of both signs; NaN on demand."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randint(-3, 4, shape, generator=generator).to(dtype)
-    x[torch.rand(shape, generator=generator) < 0.1] = -0.0
-    if with_nan:
-        x[torch.rand(shape, generator=generator) < 0.05] = float("nan")
-        x[torch.rand(shape, generator=generator) < 0.05] = -float("nan")
-    x = x.to(device)
-    if layout == "channels_last":
-        return x.contiguous(memory_format=torch.channels_last)
-    if layout == "transposed":
-        return x.transpose(2, 3).contiguous().transpose(2, 3)
-    if layout == "sliced":
-        return torch.cat([x, x], 3)[..., : shape[3]]
-    if layout == "strided":
-        return torch.stack([x, x], 4).flatten(3)[..., ::2]
-    if layout == "expanded":
-        return x[:, :1].expand(shape)
-    return x
 
 
 @devices
@@ -128,117 +106,6 @@ def test_empty_maps(dim):
     assert corner_pool_sum(torch.zeros(shape), torch.zeros(shape), "tl").shape == torch.Size(shape)
 
 
-@devices
-@pytest.mark.parametrize("operator", ["corner_pool", "backward", "gather", "sum", "sum_backward"])
-def test_opcheck(operator, device):
-    for layout in ("contiguous", "channels_last", "strided"):
-        x, y, z = (make_map((2, 3, 4, 5), torch.float32, layout, s, device=device) for s in range(3))
-        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
-        cases = {
-            "corner_pool": (OPS.corner_pool, (x, 2, True)),
-            "backward": (OPS.corner_pool_backward, (x, z, 3, False)),
-            "gather": (OPS.corner_pool_gather, (x, z, 2, False)),
-            "sum": (OPS.corner_pool_sum, (x, y, True)),
-            "sum_backward": (OPS.corner_pool_sum_backward, (z, x.detach(), y.detach(), False)),
-        }
-        op, arguments = cases[operator]
-        opcheck(op.default, arguments)
-
-
-@devices
-@pytest.mark.parametrize("mode", MODES)
-def test_gradients_of_every_order(mode, device):
-    torch.manual_seed(0)
-    x = torch.randn(2, 2, 4, 5, dtype=torch.double, device=device, requires_grad=True)
-    checks = {"check_forward_ad": True, "check_batched_grad": True}
-    assert gradcheck(lambda t: corner_pool(t, mode), x, **checks)
-    assert gradgradcheck(lambda t: corner_pool(t, mode), x)
-    corner = "tl" if mode in ("top", "left") else "br"
-    pair = x, torch.randn_like(x).requires_grad_()
-    assert gradcheck(lambda v, h: corner_pool_sum(v, h, corner), pair, check_forward_ad=True)
-    assert gradgradcheck(lambda v, h: corner_pool_sum(v, h, corner), pair)
-
-
-def test_function_transforms_are_right():
-    torch.manual_seed(0)
-    x, tangent = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
-    loss = lambda t: (corner_pool(t, "top") ** 2).sum()  # noqa: E731
-    leaf = x.clone().requires_grad_()
-    wanted = torch.autograd.grad(loss(leaf), leaf)[0]
-    torch.testing.assert_close(torch.func.grad(loss)(x), wanted)
-    value, derivative = torch.func.jvp(lambda t: corner_pool(t, "left"), (x,), (tangent,))
-    _, index = first_maximum_scan(x, 3, True)
-    assert torch.equal(derivative, tangent.gather(3, index))
-    with forward_ad.dual_level():
-        for op in (lambda t: corner_pool(t, "left"), lambda t: OPS.corner_pool(t, 3, True)):
-            dual = op(forward_ad.make_dual(x, tangent))
-            assert torch.equal(forward_ad.unpack_dual(dual).tangent, derivative)
-    per_sample = torch.vmap(torch.func.grad(loss))(torch.stack([x, tangent]))
-    torch.testing.assert_close(per_sample[0], wanted)
-    hessian = torch.func.hessian(loss)(x[:1, :1])
-    assert torch.equal(hessian, torch.autograd.functional.hessian(loss, x[:1, :1]))
-
-
-@pytest.mark.parametrize("in_dim,out_dim", [(0, 0), (2, 1), (4, 3)])
-def test_vmap(in_dim, out_dim):
-    x, y = torch.randn(4, 2, 3, 5, 6), torch.randn(2, 3, 5, 6)
-    mapped = torch.vmap(lambda t: corner_pool(t, "left"), in_dim, out_dim)(x.movedim(0, in_dim))
-    each = torch.stack([corner_pool(t, "left") for t in x])
-    assert torch.equal(mapped.movedim(out_dim, 0), each)
-    total = torch.vmap(lambda t: corner_pool_sum(t, y, "tl"), in_dim)(x.movedim(0, in_dim))
-    assert torch.equal(total, torch.stack([corner_pool_sum(t, y, "tl") for t in x]))
-
-
-def test_compile_export_and_script():
-    torch.compiler.reset()
-    compiled = torch.compile(
-        lambda a, b: corner_pool_sum(a, b, "tl") + corner_pool(a, "right"),
-        fullgraph=True, dynamic=True, backend="aot_eager",
-    )  # fmt: skip
-    for h, w in ((4, 5), (7, 9), (12, 3)):
-        a, b = (torch.randn(2, 3, h, w, requires_grad=True) for _ in range(2))
-        expected = corner_pool_sum(a, b, "tl") + corner_pool(a, "right")
-        actual = compiled(a, b)
-        assert torch.equal(actual, expected)
-        wanted = torch.autograd.grad(expected.square().sum(), (a, b))
-        got = torch.autograd.grad(actual.square().sum(), (a, b))
-        assert all(torch.equal(p, q) for p, q in zip(got, wanted))
-    sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    x = torch.randn(2, 3, 6, 7)
-    program = torch.export.export(CornerPool("top"), (x,), dynamic_shapes=(sizes,))
-    larger = torch.randn(3, 3, 9, 5)
-    assert torch.equal(program.module()(larger), corner_pool(larger, "top"))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_torchscript():
-    x = torch.randn(2, 3, 6, 7)
-    assert torch.equal(torch.jit.script(CornerPool("left"))(x), corner_pool(x, "left"))
-    with pytest.raises(torch.jit.Error, match="mode must be"):
-        torch.jit.script(corner_pool)(x, "up")
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_onnx_form_is_bit_equal(tmp_path):
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
-
-    class Both(torch.nn.Module):
-        def forward(self, x):
-            return corner_pool(x, "top"), corner_pool_sum(x, x, "br")
-
-    sizes = {2: torch.export.Dim("h", min=2, max=64), 3: torch.export.Dim("w", min=2, max=64)}
-    path = str(tmp_path / "pool.onnx")
-    x = torch.randn(1, 2, 9, 12)
-    torch.onnx.export(Both(), (x,), path, dynamo=True, dynamic_shapes=(sizes,), verbose=False)
-    session = onnxruntime.InferenceSession(path)
-    for shape in ((1, 2, 9, 12), (1, 2, 33, 64)):
-        x = make_map(shape, torch.float32, with_nan=True)
-        results = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        for actual, expected in zip(results, Both()(x)):
-            assert np.array_equal(actual, expected.numpy(), equal_nan=True)
-
-
 def test_standard_operators_are_bit_equal():
     for seed, (dtype, mode) in enumerate(itertools.product(DTYPES, MODES)):
         x = make_map((2, 3, 17, 20), dtype, seed=seed, with_nan=True)
@@ -309,8 +176,11 @@ def test_other_code_paths(variables):
     """This file again without the kernels, and with those for older processors."""
     fallback = "CORNERNET_D2_FORCE_FALLBACK" in variables
     names = "(values or two_pools) and (float32 or bfloat16) or first or empty"
-    names += " or opcheck" if fallback else ""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", names, __file__]
+    files = [__file__]
+    if fallback:  # its registration as well
+        names += " or opcheck or orders"
+        files.append(str(Path(__file__).with_name("test_corner_pool_registration.py")))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", names, *files]
     environment = {**os.environ, **variables, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]

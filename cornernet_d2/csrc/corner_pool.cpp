@@ -1,8 +1,9 @@
 // CPU kernels of the corner-pool operators for torch's stable ABI.
-// The schemas, autograd, fake and vmap rules live in Python (cornernet_d2/layers); only kernels here.
+// Schemas and the rules for autograd, fake tensors and vmap are in Python (cornernet_d2/layers).
 #include "cpu/dispatch.h"
 #include "cpu/fused.h"
-#include "cpu/kernels.h"
+#include "cpu/lines.h"
+#include "cpu/rows.h"
 #include "operands.h"
 
 #include <Python.h>
@@ -27,7 +28,8 @@ constexpr int64_t kBlockMultiple = 32;  // lanes of the widest vector of the nar
 
 template <class Kernel, class Args>
 void run_parallel(const Args& args, int64_t tasks, int64_t elements_per_task) {
-  const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(elements_per_task, 1));
+  const int64_t grain =
+      std::max<int64_t>(1, kGrainElements / std::max<int64_t>(elements_per_task, 1));
   torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
     run_best<Kernel>(args, begin, end);
   });

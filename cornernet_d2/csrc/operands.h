@@ -12,7 +12,8 @@
 namespace cornernet_d2 {
 
 inline void check_map(const torch::stable::Tensor& x, int64_t dim) {
-  STD_TORCH_CHECK(x.dim() == kDims, "corner_pool expects a map (N, C, H, W), got ", x.dim(), " dimensions");
+  STD_TORCH_CHECK(
+      x.dim() == kDims, "corner_pool expects a map (N, C, H, W), got ", x.dim(), " dimensions");
   STD_TORCH_CHECK(dim == 2 || dim == 3, "corner_pool scans dimension 2 (H) or 3 (W), got ", dim);
 }
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import extension, reference
+from . import extension, reference  # noqa: F401  (extension: loads the compiled kernels)
 
 LIBRARY = torch.library.Library("cornernet_d2", "DEF")
 _NAMESPACE = torch.ops.cornernet_d2
@@ -49,16 +49,12 @@ def _pool(x: Tensor, dim: int, reverse: bool) -> Tensor:
 
 @torch.library.impl(LIBRARY, "corner_pool_backward", "CompositeExplicitAutograd")
 def _pool_backward(grad: Tensor, x: Tensor, dim: int, reverse: bool) -> Tensor:
-    return _like(
-        reference.collect(grad, reference.first_maxima(x, dim, reverse), dim, reverse), x
-    )
+    return _like(reference.collect(grad, reference.first_maxima(x, dim, reverse), dim, reverse), x)
 
 
 @torch.library.impl(LIBRARY, "corner_pool_gather", "CompositeExplicitAutograd")
 def _pool_gather(values: Tensor, x: Tensor, dim: int, reverse: bool) -> Tensor:
-    return _like(
-        reference.spread(values, reference.first_maxima(x, dim, reverse), dim, reverse), x
-    )
+    return _like(reference.spread(values, reference.first_maxima(x, dim, reverse), dim, reverse), x)
 
 
 @torch.library.impl(LIBRARY, "corner_pool_sum", "CompositeExplicitAutograd")
@@ -95,9 +91,7 @@ def _(vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tensor:
 
 
 @torch.library.register_fake("cornernet_d2::corner_pool_sum_backward", lib=LIBRARY)
-def _(
-    grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool
-) -> Tuple[Tensor, Tensor]:
+def _(grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tuple[Tensor, Tensor]:
     return torch.empty_like(vertical), torch.empty_like(horizontal)
 
 
@@ -121,7 +115,7 @@ class _Pool(torch.autograd.Function):
 
 
 class _Route(torch.autograd.Function):
-    """corner_pool_backward or corner_pool_gather: linear in ``values``, and each other's adjoint."""
+    """corner_pool_backward or corner_pool_gather: linear, and each other's adjoint."""
 
     @staticmethod
     def forward(
@@ -199,9 +193,7 @@ def _(vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tensor:
 
 
 @torch.library.impl(LIBRARY, "corner_pool_sum_backward", "Autograd")
-def _(
-    grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool
-) -> Tuple[Tensor, Tensor]:
+def _(grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tuple[Tensor, Tensor]:
     differentiated = torch.is_grad_enabled() and grad.requires_grad
     if differentiated or _needs_formula(grad, vertical, horizontal):
         return _pool_sum_backward(grad, vertical, horizontal, reverse)

@@ -1,4 +1,4 @@
-"""Corner pooling in standard PyTorch operators: the fallback, the export form and the oracle's twin.
+"""Corner pooling in standard PyTorch operators: the fallback and the export form.
 
 Everything here is a log-step ("doubling") scan: after the step ``s`` every element knows the answer
 for the ``2 s`` positions that end at it, so a map of length L needs ``ceil(log2 L)`` steps. Nothing
@@ -64,7 +64,7 @@ def spread(values: torch.Tensor, starts: torch.Tensor, dim: int, reverse: bool) 
 
 
 def collect(values: torch.Tensor, starts: torch.Tensor, dim: int, reverse: bool) -> torch.Tensor:
-    """Every start takes the sum of ``values`` from itself to just before the next start; 0 elsewhere.
+    """Every start takes the sum of ``values`` from itself up to the next start; others take 0.
 
     The adjoint of :func:`spread`. Sums in float32 for half-precision ``values``.
     """

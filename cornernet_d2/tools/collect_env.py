@@ -1,4 +1,4 @@
-"""``python -m cornernet_d2.tools.collect_env``: Detectron2's report of the machine, and our lines."""
+"""``python -m cornernet_d2.tools.collect_env``: Detectron2's report, and our lines."""
 
 import sys
 from importlib.util import find_spec

@@ -95,7 +95,8 @@ def main() -> int:
     if not _step("Build", build, FORCE_CUDA="1"):
         return 1
     print(f"\nGPU: {torch.cuda.get_device_name()}, torch {torch.__version__}")
-    good = [_step("Tests", python + ["-m", "pytest", "-q", "tests/test_corner_pool.py"])]
+    tests = ["tests/test_corner_pool.py", "tests/test_corner_pool_registration.py"]
+    good = [_step("Tests", python + ["-m", "pytest", "-q", *tests])]
     if shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck", "synccheck"):
             sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
@@ -104,9 +105,7 @@ def main() -> int:
         print("\ncompute-sanitizer is not on the PATH: skipped")
     benchmark = python + ["-m", "cornernet_d2.tools.benchmark", "op", "--device", "cuda"]
     good.append(_step("Against other implementations", benchmark))
-    good.append(
-        _step("Bandwidth", python + ["-m", "cornernet_d2.tools.gpu_check", "--bandwidth"])
-    )
+    good.append(_step("Bandwidth", python + ["-m", "cornernet_d2.tools.gpu_check", "--bandwidth"]))
     print("\nall passed" if all(good) else "\nFAILED, see above")
     return 0 if all(good) else 1
 

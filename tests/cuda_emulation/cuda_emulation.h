@@ -1,10 +1,10 @@
 // CUDA's execution model on one host thread: enough to run the corner-pool kernels unmodified.
 //
-// Every CUDA thread is a fiber (ucontext). A barrier or shuffle suspends the fiber until all threads
-// of the block or warp have arrived; fibers run in a different order in every block, so that a result
-// which depends on the order of threads between barriers shows up. Blocks run in shuffled order, and
-// find in shared memory what another block left there. Divergent barriers are detected: a block
-// whose fibers all wait, but not at one barrier, aborts.
+// Every CUDA thread is a fiber (ucontext). A barrier or shuffle suspends the fiber until all
+// threads of the block or warp have arrived. Fibers and blocks run in shuffled order, so that a
+// result which depends on the order of threads between barriers shows up, and a block finds in
+// shared memory what another left there. Divergent barriers are detected: a block whose fibers all
+// wait, but not at one barrier, aborts.
 #pragma once
 
 #include <setjmp.h>

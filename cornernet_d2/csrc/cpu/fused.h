@@ -2,7 +2,8 @@
 // Operand order: (y, vertical, horizontal).
 #pragma once
 
-#include "kernels.h"
+#include "lines.h"
+#include "rows.h"
 
 #include <vector>
 

@@ -1,10 +1,11 @@
-// Corner-pool kernels for CUDA and their launch geometry, free of torch: the tests compile these very
-// files for the host through an emulation of threads, shuffles and barriers.
+// Corner-pool kernels for CUDA and their launch geometry, free of torch: the tests compile these
+// very files for the host through an emulation of threads, shuffles and barriers.
 //
-// Bytes moved for E elements of b bytes; the minimum reads every input and writes every output once:
+// Bytes moved for E elements of b bytes; the minimum reads every input and writes every output
+// once. Nothing is kept between forward and backward but the input: 0 bytes an element.
 //   columns_forward, rows_forward      2 E b = minimum
-//   columns_backward, rows_backward    3 E b = minimum while a line fits one tile (32 to 64 cells of
-//                                      a column, 32 vectors of a row); beyond that at most one
+//   columns_backward, rows_backward    3 E b = minimum while a line fits one tile (32 to 64 cells
+//                                      of a column, 32 vectors of a row); beyond that at most one
 //                                      element a line and tile is written a second time
 //   sum_forward                        3 E b = minimum; two pools and an addition move 7 E b
 // Accesses are 16 bytes wide where strides and addresses allow, otherwise one element. No atomics,

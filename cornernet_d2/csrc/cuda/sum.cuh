@@ -1,6 +1,6 @@
 // Vertical pool plus horizontal pool in one pass. A block walks one plane (H, W) in tiles of
-// kMaxSegments * kHeldForward rows and kWarp * N columns: the vertical scan combines the block's warps as in
-// columns.cuh, the horizontal scan each row's lanes as in rows.cuh.
+// kMaxSegments * kHeldForward rows and kWarp * N columns: the vertical scan combines the block's
+// warps as in columns.cuh, the horizontal scan each row's lanes as in rows.cuh.
 #pragma once
 
 #include "columns.cuh"

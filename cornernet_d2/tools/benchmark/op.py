@@ -1,7 +1,7 @@
 """``benchmark op``: corner pooling against a copy and against every other way to compute it.
 
-Baselines: ``clone`` (what memory allows), flip + cummax + flip (mmcv), the log-step form in standard
-operators (this package's fallback) and a loop of maxima over rows or columns (the authors' form).
+Baselines: ``clone`` (what memory allows), flip + cummax + flip (mmcv), the log-step form in
+standard operators (this package's fallback) and a loop over rows or columns (the authors' form).
 """
 
 import argparse
@@ -95,7 +95,9 @@ def compare(x: Tensor, grad: Tensor, mode: str, repeats: int) -> List[Tuple[str,
     return list(zip(ways, forward, both))
 
 
-def compare_sum(x: Tensor, grad: Tensor, corner: str, repeats: int) -> List[Tuple[str, float, float]]:
+def compare_sum(
+    x: Tensor, grad: Tensor, corner: str, repeats: int
+) -> List[Tuple[str, float, float]]:
     """The same for the fused sum of a corner's two pools."""
     vertical, horizontal = ("top", "left") if corner == "tl" else ("bottom", "right")
 
