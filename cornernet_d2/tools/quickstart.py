@@ -60,7 +60,7 @@ def main() -> None:
 
     results = last_evaluation(output / "metrics.json")
     print(f"\nCOCO box AP on {dataset}, percent, after {(time.monotonic() - start) / 60:.1f} min:")
-    print(create_small_table(results))
+    print(create_small_table(dict(sorted(results.items(), key=lambda item: "-" in item[0]))))
     weights = output / "model_final.pth"
     print(f"""
 trained model   {weights}
