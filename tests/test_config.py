@@ -64,7 +64,7 @@ def test_yaml_and_lazy_agree(size):
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (a, b)]
     assert shapes[0] == shapes[1]
     assert vars(a.criterion) == vars(b.criterion)
-    inference = [vars(m.detections) for m in (a, b)]
+    inference = [vars(m.corner_inference) for m in (a, b)]
     for settings in inference:
         settings["scales"] = tuple(settings["scales"])
     assert inference[0] == inference[1]

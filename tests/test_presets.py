@@ -164,11 +164,11 @@ class TestSettings:
         cfg = tiny_config(name)
         model = build_model(cfg)
         kind = "mmdet" if name == MMDET else "official"
-        assert model.criterion.convention == model.detections.convention == kind
+        assert model.criterion.convention == model.corner_inference.convention == kind
         assert model.padding == cfg.MODEL.CORNERNET.PADDING
-        assert model.detections.flip
-        assert model.detections.merge_exponent == (10.0 if name == MULTI_SCALE else None)
-        assert len(model.detections.scales) == (5 if name == MULTI_SCALE else 1)
+        assert model.corner_inference.flip
+        assert model.corner_inference.merge_exponent == (10.0 if name == MULTI_SCALE else None)
+        assert len(model.corner_inference.scales) == (5 if name == MULTI_SCALE else 1)
 
     @pytest.mark.parametrize("name", [OFFICIAL, MULTI_SCALE, MMDET])
     def test_train_and_detect(self, name):

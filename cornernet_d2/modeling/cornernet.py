@@ -88,7 +88,7 @@ class CornerNet(nn.Module):
         )
         self.criterion = criterion
         self.target_generator = target_generator
-        self.detections = inference
+        self.corner_inference = inference
         self.padding = padding
         self.input_format, self.vis_period = input_format, vis_period
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
@@ -180,7 +180,7 @@ class CornerNet(nn.Module):
     def inference(self, batched_inputs: List[Dict], do_postprocess: bool = True) -> List:
         """Detect objects; without ``do_postprocess``, Instances in pixels of "image"."""
         images = [x["image"].to(self.device) for x in batched_inputs]
-        results: List[Instances] = self.detections(self, images)
+        results: List[Instances] = self.corner_inference(self, images)
         if not do_postprocess:
             return results
         outputs = []

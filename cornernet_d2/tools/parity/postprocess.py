@@ -64,13 +64,13 @@ def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
         image = folder.recipe.make_image(height, width, int(want["image_seeds"][index]))
         scales = [scale for _, scale in numbered(wanted, "scale")]
         inputs.clear()
-        model.detections.pending = [scale["decoded"] for scale in scales]
-        model.detections.origins = []
+        model.corner_inference.pending = [scale["decoded"] for scale in scales]
+        model.corner_inference.origins = []
         tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
         (instances,) = model.inference([{"image": tensor}], do_postprocess=False)
         for number, scale in enumerate(scales):
             name = f"image{index}/scale{number}"
-            yield from _input(case, name, inputs[number], model.detections.origins[number], scale)
+            yield from _input(case, name, inputs[number], model.corner_inference.origins[number], scale)
         yield from _result(case, f"image{index}", instances, wanted)
 
 
@@ -91,7 +91,7 @@ def _model(want: Arrays) -> nn.Module:
     }
     cfg.merge_from_list([item for pair in settings.items() for item in pair])
     model = build_model(cfg).eval()
-    model.detections = StoredCorners.from_config(cfg)
+    model.corner_inference = StoredCorners.from_config(cfg)
     return model
 
 
