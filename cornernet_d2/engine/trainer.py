@@ -1,5 +1,6 @@
 """CornerNetTrainer: Detectron2's DefaultTrainer with what a long CornerNet run needs."""
 
+import copy
 import logging
 import weakref
 from typing import Any, Dict, List, Optional
@@ -114,7 +115,9 @@ class CornerNetTrainer(DefaultTrainer):
 
     def evaluate(self) -> Dict[str, Any]:
         """Evaluate on DATASETS.TEST, the images shared among the processes."""
-        model = self.evaluated_model()
+        model, device = self.evaluated_model(), next(self.model.parameters()).device
+        if next(model.parameters()).device != device:  # MODEL_EMA.DEVICE
+            model = copy.deepcopy(model).to(device)
         if comm.get_world_size() > 1:
             # Running statistics differ between processes; the checkpoint has those of rank 0.
             for buffer in model.buffers():
