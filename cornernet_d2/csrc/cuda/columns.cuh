@@ -79,9 +79,9 @@ __device__ __forceinline__ void store_grads(
 
 // Publishes a segment's maxima and returns, in `before`, the maxima of all that precedes it;
 // `carry` moves from the maxima before the tile to those after it.
-template <int N, class Bits>
+template <int N, int Segments, class Bits>
 __device__ __forceinline__ void exchange_maxima(
-    Bits (&totals)[kMaxSegments][N][kWarp], const Bits (&total)[N], Bits (&before)[N],
+    Bits (&totals)[Segments][N][kWarp], const Bits (&total)[N], Bits (&before)[N],
     Bits (&carry)[N]) {
   for (int n = 0; n < N; ++n) totals[threadIdx.y][n][threadIdx.x] = total[n];
   __syncthreads();
@@ -137,16 +137,16 @@ __global__ void __launch_bounds__(kWarp* kMaxSegments)
 // What the warps of a tile tell each other about their positions of one line.
 template <class F, int N>
 struct Exchange {
-  typename F::Bits totals[kMaxSegments][N][kWarp];
-  typename F::Sum head[kMaxSegments][N][kWarp];  // gradient before the segment's first start
-  typename F::Sum tail[kMaxSegments][N][kWarp];  // gradient from the segment's last start on
-  int16_t start[kMaxSegments][N][kWarp];         // tile position of that last start, or -1
+  typename F::Bits totals[kBackwardSegments<N>][N][kWarp];
+  typename F::Sum head[kBackwardSegments<N>][N][kWarp];  // gradient before the segment's first start
+  typename F::Sum tail[kBackwardSegments<N>][N][kWarp];  // gradient from the segment's last start on
+  int16_t start[kBackwardSegments<N>][N][kWarp];         // tile position of that last start, or -1
 };
 
 // Bit r: position r is a start, that is, it exceeds everything before it in the scan.
-template <class F, int N, int R, class Bits>
+template <class F, int N, int R, int Segments, class Bits>
 __device__ __forceinline__ void find_starts(
-    uint32_t (&starts)[N], Pack<Bits, N> (&key)[R], Bits (&totals)[kMaxSegments][N][kWarp],
+    uint32_t (&starts)[N], Pack<Bits, N> (&key)[R], Bits (&totals)[Segments][N][kWarp],
     Bits (&carry)[N]) {
   Bits total[N], before[N];
 #pragma unroll
@@ -242,7 +242,7 @@ __device__ __forceinline__ bool carry_run(
 }
 
 template <class F, int N>
-__global__ void __launch_bounds__(kWarp* kMaxSegments)
+__global__ void __launch_bounds__(kWarp* kBackwardSegments<N>)
     columns_backward(const Args<typename F::Bits> args) {
   using Bits = typename F::Bits;
   constexpr int R = kHeldBackward<N>;

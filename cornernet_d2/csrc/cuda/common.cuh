@@ -84,6 +84,9 @@ template <int N>
 constexpr int kHeldForward = N == 8 ? 4 : 8;
 template <int N>
 constexpr int kHeldBackward = N == 8 ? 2 : 4;
+// Warps that share a line in the backward pass: half as many leave each thread twice the registers.
+template <int N>
+constexpr int kBackwardSegments = N == 8 ? kMaxSegments / 2 : kMaxSegments;
 
 }  // namespace gpu
 }  // namespace cornernet_d2

@@ -4,7 +4,7 @@
 // Bytes moved for E elements of b bytes; the minimum reads every input and writes every output
 // once. Nothing is kept between forward and backward but the input: 0 bytes an element.
 //   columns_forward, rows_forward      2 E b = minimum
-//   columns_backward, rows_backward    3 E b = minimum while a line fits one tile (32 to 64 cells
+//   columns_backward, rows_backward    3 E b = minimum while a line fits one tile (16 to 64 cells
 //                                      of a column, 32 vectors of a row); beyond that at most one
 //                                      element a line and tile is written a second time
 //   sum_forward                        3 E b = minimum; two pools and an addition move 7 E b
@@ -61,8 +61,8 @@ void launch_pool_of(const Args<Bits>& args, const Launch& launch) {
     return launch(kernel, dim3(blocks), dim3(kRowThreads), args, width);
   }
   constexpr int kHeld = Backward ? kHeldBackward<N> : kHeldForward<N>;
-  const int segments =
-      power_of_two_at_least(ceil_div(plan.scan, kHeld), kMaxSegments);
+  constexpr int kSegments = Backward ? kBackwardSegments<N> : kMaxSegments;
+  const int segments = power_of_two_at_least(ceil_div(plan.scan, kHeld), kSegments);
   const int64_t units = plan.outer_count() * (plan.inner / N);
   const auto kernel = Backward ? &columns_backward<F, N> : &columns_forward<F, N>;
   launch(kernel, dim3(ceil_div(units, kWarp)), dim3(kWarp, segments), args);
