@@ -1,9 +1,6 @@
 """Normalisation of the losses: independent of the split by default, the authors' in `official`."""
 
-import os
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 

@@ -63,7 +63,13 @@ class CornerBranch(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, width: int, pool_width: int, corner: str, norm: str
+        self,
+        in_channels: int,
+        num_classes: int,
+        width: int,
+        pool_width: int,
+        corner: str,
+        norm: str,
     ):
         super().__init__()
         self.pool = CornerPoolBlock(in_channels, pool_width, corner, norm)

@@ -14,11 +14,11 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import nn
 
-from ..targets import CornerTargetGenerator, CornerTargets, canvas_size
+from ..targets import CornerTargetGenerator, CornerTargets
 from . import monitoring
+from .canvas import common_canvas, pad_to_canvas
 from .corner_head import CornerHead, CornerMaps
 from .criterion import CornerCriterion, TargetBatch
-from .canvas import common_canvas, pad_to_canvas
 from .postprocess import CornerInference
 
 Size = Tuple[int, int]

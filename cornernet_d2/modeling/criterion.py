@@ -174,9 +174,7 @@ class CornerCriterion:
             "push": image_norm * push.sum(),
         }
 
-    def _normalizers(
-        self, batch: TargetBatch, counts: torch.Tensor, dtype: torch.dtype
-    ) -> Norms:
+    def _normalizers(self, batch: TargetBatch, counts: torch.Tensor, dtype: torch.dtype) -> Norms:
         if self.convention == "default":
             per_object, per_image = (1 / _mean_over_processes(counts)).to(dtype)
             per_image = self.embedding_images * per_image

@@ -138,7 +138,9 @@ class Hourglass(Backbone):
         )
         # What leads from one stack to the next: relu(inter_conv(in) + remap_conv(out)) and a block.
         links = range(stacks - 1)
-        self.inter_convs = nn.ModuleList(conv_norm(width, width, 1, norm, relu=False) for _ in links)
+        self.inter_convs = nn.ModuleList(
+            conv_norm(width, width, 1, norm, relu=False) for _ in links
+        )
         self.remap_convs = nn.ModuleList(
             conv_norm(out_channels, width, 1, norm, relu=False) for _ in links
         )

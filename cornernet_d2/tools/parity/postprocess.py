@@ -70,7 +70,9 @@ def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
         (instances,) = model.inference([{"image": tensor}], do_postprocess=False)
         for number, scale in enumerate(scales):
             name = f"image{index}/scale{number}"
-            yield from _input(case, name, inputs[number], model.corner_inference.origins[number], scale)
+            yield from _input(
+                case, name, inputs[number], model.corner_inference.origins[number], scale
+            )
         yield from _result(case, f"image{index}", instances, wanted)
 
 
