@@ -92,6 +92,18 @@ def test_takes_any_image_size(padding):
         assert (boxes[:, 2] <= x["width"]).all() and (boxes[:, 3] <= x["height"]).all()
 
 
+@pytest.mark.parametrize("padding", ["bottom_right", "center_black"])
+@pytest.mark.parametrize("size", [(16, 16), (7, 3), (1, 1)])
+def test_trains_on_one_tiny_image(padding, size):
+    """Its innermost map would be one cell, which batch norm refuses."""
+    model = tiny_model("MODEL.CORNERNET.PADDING", padding)
+    x = example(1, size=size)
+    x["instances"].gt_boxes = Boxes(torch.tensor([[0.0, 0.0, size[1], size[0]]]))
+    losses = model([x])
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+
+
 def test_output_has_the_asked_size():
     model = detecting_model()
     x = example(0)

@@ -21,19 +21,27 @@ Size = tuple[int, int]
 
 
 def common_canvas(
-    sizes: Sequence[Size], divisibility: int, padding: str = "bottom_right"
+    sizes: Sequence[Size],
+    divisibility: int,
+    padding: str = "bottom_right",
+    *,
+    training: bool = False,
 ) -> tuple[Size, list[Size]]:
     """One canvas for images of different sizes, as large as the largest needs.
 
     Args:
         sizes: (height, width) of N images, pixels.
         divisibility, padding: see :func:`cornernet_d2.targets.canvas_size`.
+        training: one image alone gets a canvas of two tiles of ``divisibility`` at least: of a
+            single tile the innermost level sees one value, from which batch norm cannot learn.
 
     Returns:
         (H, W) of the canvas and (top, left) of each image on it, pixels.
     """
     largest = tuple(max(size[axis] for size in sizes) for axis in (0, 1))
     (height, width), _ = canvas_size(largest, divisibility, padding)
+    if training and len(sizes) == 1 and max(height, width) <= divisibility:
+        (_, width), _ = canvas_size((1, divisibility + 1), divisibility, padding)
     if padding == "bottom_right":
         return (height, width), [(0, 0)] * len(sizes)
     return (height, width), [(height // 2 - h // 2, width // 2 - w // 2) for h, w in sizes]
@@ -59,13 +67,14 @@ def pad_to_canvas(
         images: N tensors (3, H, W) in 0..255, any dtype, on one device.
         pixel_mean, pixel_std: (3, 1, 1) float32, on the same device.
         divisibility, padding: see :func:`cornernet_d2.targets.canvas_size`.
-        training: keep the last row and column in the centred modes too.
+        training: keep the last row and column in the centred modes too, and see
+            :func:`common_canvas`.
 
     Returns:
         (N, 3, canvas H, canvas W) float32, and (top, left) of each image on it, in pixels.
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-    (height, width), borders = common_canvas(sizes, divisibility, padding)
+    (height, width), borders = common_canvas(sizes, divisibility, padding, training=training)
     fill = -pixel_mean / pixel_std if padding == "center_black" else torch.zeros_like(pixel_mean)
     batch = fill.expand(len(images), -1, height, width).clone()
     unused = 0 if training or padding == "bottom_right" else 1

@@ -209,7 +209,7 @@ class CornerNet(nn.Module):
     def count_targets(self, batched_inputs: List[Dict]) -> torch.Tensor:
         """(objects, images) of a batch, float64 (2,), to add up for ``loss_counts``."""
         sizes = [x["image"].shape[-2:] for x in batched_inputs]
-        canvas, borders = common_canvas(sizes, self.divisibility, self.padding)
+        canvas, borders = common_canvas(sizes, self.divisibility, self.padding, training=True)
         targets = self.corner_targets(batched_inputs, canvas, borders)
         counts = [sum(len(t) for t in targets), len(targets)]
         return torch.tensor(counts, dtype=torch.float64, device=self.device)

@@ -5,7 +5,9 @@ standard operators (this package's fallback) and a loop over rows or columns (th
 """
 
 import argparse
+import ctypes
 import statistics
+import sys
 import time
 from typing import Callable, Dict, List, Sequence, Tuple
 
@@ -43,6 +45,20 @@ def log_step(x: Tensor, mode: str) -> Tensor:
 WAYS: Dict[str, Way] = {
     "corner_pool": corner_pool, "cummax": cummax, "log-step": log_step, "loop": loop
 }  # fmt: skip
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to reuse freed memory instead of returning it to the system.
+
+    Otherwise the page faults of fresh memory, which every way pays alike and which depend on what
+    ran before, hide the operators.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        trim_threshold, mmap_max = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(trim_threshold, 2**31 - 1)
+            libc.mallopt(mmap_max, 0)
 
 
 def measure(calls: Sequence[Callable[[], object]], repeats: int, device: str) -> List[float]:
@@ -138,6 +154,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
+    keep_freed_memory()
     print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, ", end="")
     print(f"compiled: {is_compiled()}; medians of {args.repeats} interleaved runs, ms\n")
     print("| map | way | forward | / copy | / ours | forward + backward | / ours |")
