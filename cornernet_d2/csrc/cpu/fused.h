@@ -25,14 +25,23 @@ struct SumArgs {
   }
 };
 
-// Sum of two vectors of stored values, rounded once as an addition in their type.
+// Sum of two vectors of stored values, rounded once as an addition in their type. Narrow types are
+// added in parts that fill one accumulator vector each.
 template <class Format, int Bytes, class V>
 CORNERNET_INLINE V add_stored(V a, V b) {
   using Bits = typename Format::Bits;
-  using Accumulator = typename Format::Accumulator;
-  constexpr int kWide = Bytes / sizeof(Bits) * sizeof(Accumulator);  // may exceed one register
-  return Format::template narrow<kWide>(Format::template widen<kWide>(a) +
-                                        Format::template widen<kWide>(b));
+  constexpr int kPartBytes = Bytes * sizeof(Bits) / sizeof(typename Format::Accumulator);
+  using Part = Vec<Bits, kPartBytes>;
+  alignas(64) char parts[3][Bytes];
+  store_vector(parts[0], a);
+  store_vector(parts[1], b);
+  for (int i = 0; i < Bytes; i += kPartBytes) {
+    const Part sum = Format::template narrow<Bytes>(
+        Format::template widen<Bytes>(load_vector<Part>(parts[0] + i)) +
+        Format::template widen<Bytes>(load_vector<Part>(parts[1] + i)));
+    store_vector(parts[2] + i, sum);
+  }
+  return load_vector<V>(parts[2]);
 }
 
 // W contiguous: a task is one (H, W) plane.

@@ -18,6 +18,9 @@ from cornernet_d2.layers import corner_pool, corner_pool_sum, is_compiled, refer
 
 MODES = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# The thread's processor time leaves out what other programs take; it counts one thread only.
+Clock = Callable[[], float]
+CLOCKS: Dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.thread_time}
 Way = Callable[[Tensor, str], Tensor]
 
 
@@ -61,7 +64,9 @@ def keep_freed_memory() -> None:
             libc.mallopt(mmap_max, 0)
 
 
-def measure(calls: Sequence[Callable[[], object]], repeats: int, device: str) -> List[float]:
+def measure(
+    calls: Sequence[Callable[[], object]], repeats: int, device: str, clock: Clock
+) -> List[float]:
     """Median milliseconds of each call; the calls take turns.
 
     Every timed call follows an untimed one, so that caches and the allocator are equally warm
@@ -72,10 +77,10 @@ def measure(calls: Sequence[Callable[[], object]], repeats: int, device: str) ->
         for record, call in zip(times, calls):
             call()
             _wait(device)
-            start = time.perf_counter()
+            start = clock()
             call()
             _wait(device)
-            record.append((time.perf_counter() - start) * 1e3)
+            record.append((clock() - start) * 1e3)
     return [statistics.median(record) for record in times]
 
 
@@ -101,18 +106,20 @@ def _both(way: Way, x: Tensor, grad: Tensor, mode: str) -> Callable[[], object]:
     return call
 
 
-def compare(x: Tensor, grad: Tensor, mode: str, repeats: int) -> List[Tuple[str, float, float]]:
+def compare(
+    x: Tensor, grad: Tensor, mode: str, repeats: int, clock: Clock
+) -> List[Tuple[str, float, float]]:
     """(name, forward ms, forward + backward ms) for the copy and every way."""
     device = x.device.type
     copy: Way = lambda x, _: x.clone()  # noqa: E731
     ways = {"clone": copy, **WAYS}
-    forward = measure([_forward(way, x, mode) for way in ways.values()], repeats, device)
-    both = measure([_both(way, x, grad, mode) for way in ways.values()], repeats, device)
+    forward = measure([_forward(way, x, mode) for way in ways.values()], repeats, device, clock)
+    both = measure([_both(way, x, grad, mode) for way in ways.values()], repeats, device, clock)
     return list(zip(ways, forward, both))
 
 
 def compare_sum(
-    x: Tensor, grad: Tensor, corner: str, repeats: int
+    x: Tensor, grad: Tensor, corner: str, repeats: int, clock: Clock
 ) -> List[Tuple[str, float, float]]:
     """The same for the fused sum of a corner's two pools."""
     vertical, horizontal = ("top", "left") if corner == "tl" else ("bottom", "right")
@@ -128,8 +135,8 @@ def compare_sum(
 
     ways = {"x + y": add, "corner_pool_sum": fused, "two pools": two_pools}
     device = x.device.type
-    forward = measure([_forward(way, x, corner) for way in ways.values()], repeats, device)
-    both = measure([_both(way, x, grad, corner) for way in ways.values()], repeats, device)
+    forward = measure([_forward(way, x, corner) for way in ways.values()], repeats, device, clock)
+    both = measure([_both(way, x, grad, corner) for way in ways.values()], repeats, device, clock)
     return list(zip(ways, forward, both))
 
 
@@ -149,14 +156,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--clock", default="wall", choices=CLOCKS, help="cpu: for a busy machine, with --threads 1"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.clock == "cpu" and (args.device != "cpu" or torch.get_num_threads() != 1):
+        raise SystemExit("--clock cpu measures one CPU thread: give --threads 1")
+    clock = CLOCKS[args.clock]
     keep_freed_memory()
     print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, ", end="")
-    print(f"compiled: {is_compiled()}; medians of {args.repeats} interleaved runs, ms\n")
+    print(f"compiled: {is_compiled()}; medians of {args.repeats} interleaved runs, ")
+    print(f"{args.clock} ms\n")
     print("| map | way | forward | / copy | / ours | forward + backward | / ours |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     torch.manual_seed(0)
@@ -166,9 +180,9 @@ def run(args: argparse.Namespace) -> int:
             grad = torch.randn(shape, device=args.device).to(DTYPES[dtype])
             size = "x".join(map(str, shape))
             for mode in MODES:
-                results = compare(x, grad, mode, args.repeats)
+                results = compare(x, grad, mode, args.repeats, clock)
                 print("\n".join(_rows(f"{size} {dtype} {mode}", results)), flush=True)
             for corner in ("tl", "br"):
-                results = compare_sum(x, grad, corner, args.repeats)
+                results = compare_sum(x, grad, corner, args.repeats, clock)
                 print("\n".join(_rows(f"{size} {dtype} {corner}", results)), flush=True)
     return 0
