@@ -40,12 +40,25 @@ inline int64_t line_tasks(const Plan& plan, int64_t block) {
   return plan.outer_count() * ((plan.inner + block - 1) / block);
 }
 
-// Hardware prefetchers follow memory upwards; half of all scans walk it downwards. Each vector asks
-// for the one that lies this many bytes of rows further along the scan, or further rows ahead.
-constexpr int64_t kPrefetchBytes = 2048;
+// Hardware prefetchers follow memory upwards; half of all scans walk it downwards. So every vector
+// asks, upwards, for one that is needed later: rows for those this many bytes further on,
+constexpr int64_t kPrefetchBytes = 4096;
 
 inline int64_t rows_ahead(int64_t row_bytes) {
   return std::max<int64_t>(1, kPrefetchBytes / std::max<int64_t>(row_bytes, 1));
+}
+
+// lines for the same position of the next task while a task's share of a map is at most this large
+// (four of them fit a 1 MiB second-level cache), else for the next positions of the scan.
+constexpr int64_t kPrefetchTaskBytes = 256 * 1024;
+
+// Where to look ahead at step i of the scan: elements from its position to what is wanted.
+CORNERNET_INLINE int64_t line_ahead(
+    const Plan& plan, int operand, int64_t next_task, int64_t i, bool reverse, int64_t bytes) {
+  const int64_t stride = plan.scan_stride[operand];
+  const int64_t position = reverse ? plan.scan - 1 - i : i;
+  if (plan.scan * bytes <= kPrefetchTaskBytes) return next_task + (i - position) * stride;
+  return (reverse ? -1 : 1) * rows_ahead(bytes) * stride;
 }
 
 CORNERNET_INLINE int lanes_left(int64_t lanes, int64_t done, int64_t length) {

@@ -40,12 +40,17 @@ struct LinesForward {
       const Bits* x = args.in + plan.offset(task / blocks, 1) + first;
       alignas(64) Bits maximum[kLineBlock];
       std::fill_n(maximum, kLineBlock, kLowest<Bits>);
-      const int64_t ahead = (args.reverse ? -1 : 1) * rows_ahead(lines * sizeof(Bits));
+      const int64_t bytes = lines * sizeof(Bits);
+      const int64_t next = task + 1 < end ? task + 1 : task;
+      const int64_t next_first = next % blocks * args.block - first;
+      const int64_t y_next = plan.offset(next / blocks, 0) - plan.offset(task / blocks, 0);
+      const int64_t x_next = plan.offset(next / blocks, 1) - plan.offset(task / blocks, 1);
       for (int64_t i = 0; i < plan.scan; ++i) {
         const int64_t position = args.reverse ? plan.scan - 1 - i : i;
-        scan_line_row<Format, Bytes>(y + position * plan.scan_stride[0],
-                                     x + position * plan.scan_stride[1], maximum, lines,
-                                     ahead * plan.scan_stride[0], ahead * plan.scan_stride[1]);
+        scan_line_row<Format, Bytes>(
+            y + position * plan.scan_stride[0], x + position * plan.scan_stride[1], maximum, lines,
+            line_ahead(plan, 0, y_next + next_first, i, args.reverse, bytes),
+            line_ahead(plan, 1, x_next + next_first, i, args.reverse, bytes));
       }
     }
   }

@@ -45,8 +45,8 @@ struct RowsForward {
     for (int64_t done = 0; done < length; done += kLanes) {
       const int count = lanes_left(kLanes, done, length);
       const int64_t start = Reverse ? length - done - count : done;
-      __builtin_prefetch(x + start + ahead);
-      __builtin_prefetch(y + start + ahead, 1);
+      __builtin_prefetch(x + done + ahead);
+      __builtin_prefetch(y + done + ahead, 1);
       const V key = to_key<Format>(load_partial<V, Reverse>(x + start, count));
       const V scanned = scan_lanes<Bytes, Reverse, Bits>(key, carry);
       store_partial<Reverse>(y + start, from_key<Format>(scanned), count);
@@ -89,7 +89,7 @@ struct RowsBackward {
     for (int64_t done = 0; done < length; done += kLanes) {
       const int count = lanes_left(kLanes, done, length);
       const int64_t start = Reverse ? length - done - count : done;
-      __builtin_prefetch(x + start + ahead);
+      __builtin_prefetch(x + done + ahead);
       const V key = merge_zeros(to_key<Format>(load_partial<V, Reverse>(x + start, count)));
       const V border = carry;
       const V scanned = scan_lanes<Bytes, Reverse, Bits>(key, carry);
@@ -113,8 +113,8 @@ struct RowsBackward {
     for (int64_t done = 0; done < length; done += kLanes) {
       const int count = lanes_left(kLanes, done, length);
       const int64_t start = Reverse ? done : length - done - count;
-      __builtin_prefetch(grad_y + start + ahead);
-      __builtin_prefetch(grad_x + start + ahead, 1);
+      __builtin_prefetch(grad_y + done + ahead);
+      __builtin_prefetch(grad_x + done + ahead, 1);
       const Mask flag = convert_flags<MaskBits>(
           load_partial<Vec<int8_t, kLanes>, !Reverse>(flags + start, count));
       Sum sum = Format::template widen<Bytes>(
