@@ -1,7 +1,7 @@
 // What the CPU kernels share, and how they are written once for every instruction set.
 //
-// A kernel is a struct with `template <int Bytes> static void run(args, begin, end)`, where Bytes is
-// the width of a vector; cpu/dispatch.h compiles it for the machine's widest vectors. Everything
+// A kernel is a struct with `template <int Bytes> static void run(args, begin, end)`, where Bytes
+// is the width of a vector; cpu/dispatch.h compiles it for the machine's widest vectors. Everything
 // that runs inside must be CORNERNET_INLINE to be compiled for the same instruction set.
 // Operand order in the plans: forward (y, x), backward (grad_x, grad_y, x).
 #pragma once
