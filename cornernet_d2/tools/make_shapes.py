@@ -28,7 +28,7 @@ from cornernet_d2.data.builtin import CLASSES
 
 CATEGORIES = CLASSES["shapes"]
 SETTINGS_FILE = "shapes.json"
-VERSION = 3  # to be raised when equal settings come to give other files
+VERSION = 1  # to be raised when equal settings come to give other files
 SUPERSAMPLE = 4  # drawn on a grid 4 times finer, then averaged: smooth edges, quarter-pixel boxes
 SIDE_RANGE = (0.15, 0.85)  # longer side of an object over S: COCO's small to large when S >= 128
 ASPECT_RANGE = (0.6, 1.0)  # shorter side over longer side, before turning
@@ -41,7 +41,7 @@ PLACEMENT_TRIES = 20  # an object that finds no room after so many is left out
 class Settings:
     """What determines the files: number of images, side in pixels, most objects, seed."""
 
-    train: int = 5000
+    train: int = 3000
     val: int = 200
     size: int = 128
     objects: int = 4
