@@ -12,7 +12,7 @@ SUBCOMMANDS = {
     "op": "corner pooling against a copy, cummax and loops",
     "train": "training iterations of the whole model",
     "data": "the training data loader",
-    "soft_nms": "soft-NMS against the authors' loop",
+    "soft_nms": "soft-NMS against a loop over images and classes",
 }
 
 
