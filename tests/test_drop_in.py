@@ -1,0 +1,83 @@
+"""In a Detectron2 program that knows nothing of this package but its import and its config."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.modeling import build_model
+
+import cornernet_d2
+
+NAME = "drop_in"
+BOX = [8, 12, 30, 28]  # x, y, width, height, pixels
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    rng = np.random.RandomState(0)
+    images, annotations = [], []
+    for i in range(2):
+        picture = rng.randint(0, 60, (64, 64, 3), np.uint8)
+        cv2.rectangle(picture, (BOX[0], BOX[1]), (37, 39), (40, 200, 250), -1)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), picture)
+        images.append({"id": i, "file_name": f"{i}.png", "height": 64, "width": 64})
+        box = {"bbox": BOX, "area": 840, "iscrowd": 0}
+        annotations.append({"id": i + 1, "image_id": i, "category_id": 5, **box})
+    content = {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": 5, "name": "block"}]
+    (tmp_path / "blocks.json").write_text(json.dumps(content))
+    register_coco_instances(NAME, {}, str(tmp_path / "blocks.json"), str(tmp_path))
+
+    cfg = get_cfg()
+    cornernet_d2.add_cornernet_config(cfg)
+    cfg.merge_from_file(cornernet_d2.model_zoo.get_config_file("CornerNet-HG104.yaml"))
+    cfg.merge_from_list(
+        ["MODEL.DEVICE", "cpu", "MODEL.HOURGLASS.STACKS", 1, "MODEL.HOURGLASS.DEPTH", 2]
+        + ["MODEL.HOURGLASS.WIDTHS", [16, 16, 24], "MODEL.HOURGLASS.BLOCKS", [1, 1, 1]]
+        + ["MODEL.HOURGLASS.STEM_WIDTH", 8, "MODEL.HOURGLASS.OUT_CHANNELS", 16]
+        + ["MODEL.CORNERNET.NUM_CLASSES", 1, "MODEL.CORNERNET.HEAD_WIDTH", 16]
+        + ["MODEL.CORNERNET.POOL_WIDTH", 16, "INPUT.MIN_SIZE_TRAIN", (0,)]
+        + ["INPUT.RANDOM_FLIP", "none", "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3]
+        + ["SOLVER.STEPS", (), "DATASETS.TRAIN", (NAME,), "DATASETS.TEST", ()]
+        + ["DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(tmp_path / "output")]
+    )
+    yield cfg
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def test_default_trainer(cfg, tmp_path):
+    """Stock loader, mapper, optimiser and hooks: the model makes its targets itself."""
+    (tmp_path / "output").mkdir()
+    trainer = DefaultTrainer(cfg)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train()
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
+    assert (tmp_path / "output" / "model_final.pth").is_file()
+
+
+def test_plain_loop_and_coco_evaluator(cfg, tmp_path):
+    """A loop without Detectron2's trainer learns two pictures; its evaluator scores them."""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for batch, _ in zip(build_detection_train_loader(cfg), range(100)):
+        optimizer.zero_grad()
+        sum(model(batch).values()).backward()
+        optimizer.step()
+    evaluator = COCOEvaluator(NAME, tasks=("bbox",), output_dir=str(tmp_path), use_fast_impl=False)
+    loader = build_detection_test_loader(cfg, NAME)
+    results = inference_on_dataset(model, loader, evaluator)
+    assert results["bbox"]["AP"] > 50
