@@ -17,8 +17,7 @@ sigmoid          exact                       clamped at 1e-4             exact
 weight of pull and push grows with the number of images per process, so that the same batch split
 over more processes trains differently; in the default it does not. Its factor of 5 is the number
 of images that the authors had on a GPU, so that it weighs as much as theirs did, and was the best
-of 1, 5 and 16 on the synthetic shapes (AP 57.5, 62.5, 59.2 after 800 iterations). Small networks
-in short runs do better with 10 (AP 86.0, with 5 82.8, after 3200): their configs set it.
+of 1, 5 and 16 on the synthetic shapes (AP 57.5, 62.5, 59.2 after 800 iterations).
 
 Letters: N images, C classes, M objects in all images, h x w map pixels.
 """

@@ -44,7 +44,7 @@ class Settings:
     train: int = 3000
     val: int = 200
     size: int = 128
-    objects: int = 3
+    objects: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
