@@ -165,7 +165,7 @@ def one_rank_meets_nan(folder: str) -> None:
             return {**result, "image": result["image"].float() * float("nan")}
 
         trainer.data_loader.mapper = poison
-    with pytest.raises(FloatingPointError, match=r"Process 0: loss_width 0\..*Process 1: .*nan"):
+    with pytest.raises(FloatingPointError, match=r"Process 0: loss_width \d.*Process 1: .*nan"):
         trainer.train()
     assert all(p.isfinite().all() for p in trainer.model.state_dict().values())
 

@@ -263,7 +263,7 @@ def test_canvas_fill_and_the_row_that_testing_loses():
     torch.testing.assert_close(black[0, :, :, :5], (-MEAN / STD).expand(3, 31, 5))
     torch.testing.assert_close(black[0, :, :30, 5:25], ((200 - MEAN) / STD).expand(3, 30, 20))
     torch.testing.assert_close(black[0, :, 30], (-MEAN / STD)[:, 0].expand(3, 31))
-    mean, _ = pad_to_canvas([image], MEAN, STD, 32, "center_mean", training=True)
+    mean, _ = pad_to_canvas([image, image], MEAN, STD, 32, "center_mean", training=True)
     assert not mean[0, :, :, :5].any() and mean[0, :, 30, 5:25].all()
     corner, borders = pad_to_canvas([image, image[:, :8]], MEAN, STD, 32)
     assert corner.shape == (2, 3, 32, 32) and borders == [(0, 0), (0, 0)]
