@@ -1,6 +1,5 @@
 """Normalisation of the losses: independent of the split by default, the authors' in `official`."""
 
-
 import pytest
 import torch
 
