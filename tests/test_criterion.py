@@ -58,10 +58,13 @@ def test_any_number_of_objects(counts, convention):
             assert value.grad is not None and value.grad.isfinite().all()
 
 
-def test_default_does_not_depend_on_the_split():
-    """Parts that are given the counts of the whole add up to the losses of the whole."""
+@pytest.mark.parametrize("convention", ["default", "official", "mmdet"])
+def test_parts_add_up_to_the_whole(convention):
+    """With the counts of the whole. Two objects share their cells, one has another class."""
     targets, maps = make_targets([3, 0, 7, 1]), make_maps(4)
-    criterion = CornerCriterion()
+    targets[2].cells[:2] = targets[2].cells[2]
+    targets[2].classes[:3] = torch.tensor([0, 0, 1])
+    criterion = CornerCriterion(convention=convention)
     whole = criterion([maps], join(targets))
     counts = join(targets).counts
     split = [slice(0, 1), slice(1, 4)]

@@ -22,6 +22,7 @@ from cornernet_d2 import add_cornernet_config
 from cornernet_d2.engine import CornerNetTrainer, launch
 from cornernet_d2.engine.guards import RankAgreement
 from cornernet_d2.engine.train_loop import GuardedTrainer
+from cornernet_d2.modeling.criterion import CONVENTIONS
 
 NO_TEST = ("DATASETS.TEST", ())
 CLASSES = 3
@@ -58,9 +59,10 @@ def examples(objects: List[int]) -> Batch:
     return batch
 
 
-def gradients(batches: List[Batch]) -> Dict[str, torch.Tensor]:
+def gradients(batches: List[Batch], convention: str = "default") -> Dict[str, torch.Tensor]:
     """Of one step of GuardedTrainer, which accumulates over ``batches``."""
     model = small_cornernet()
+    model.criterion.convention = convention
     step = GuardedTrainer(
         create_ddp_model(model, broadcast_buffers=False, device_ids=None),
         [batch for batch in batches],
@@ -98,12 +100,13 @@ def test_gradients_equal_one_process(tmp_path: Any, per_rank: List[List[List[int
     assert max(g.abs().max() for g in expected.values()) > 1e-3
 
 
+@pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("objects", [[[3, 0], [1, 6]], [[0], [0], [2]]])
-def test_accumulation_equals_the_big_batch(objects: List[List[int]]) -> None:
+def test_accumulation_equals_the_big_batch(objects: List[List[int]], convention: str) -> None:
     images = iter(examples([n for batch in objects for n in batch]))
     parts = [[next(images) for _ in batch] for batch in objects]
-    found = gradients(parts)
-    expected = gradients([[x for batch in parts for x in batch]])
+    found = gradients(parts, convention)
+    expected = gradients([[x for batch in parts for x in batch]], convention)
     error = max((found[name] - expected[name]).abs().max().item() for name in expected)
     assert error < 1e-10
 

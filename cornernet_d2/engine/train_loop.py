@@ -125,13 +125,12 @@ class GuardedTrainer(SimpleTrainer):
     def _share_counts(self) -> float:
         """Have the losses divided by the counts of all batches; return what to multiply them by.
 
-        Losses that know no counts, and those of the conventions that treat every batch as a
-        process of its own, are averaged instead.
+        The losses of a model that has no ``count_targets`` are averaged instead.
         """
         model = unwrap(self.model)
         if self.accumulation == 1:
             return 1.0
-        if getattr(getattr(model, "criterion", None), "convention", None) != "default":
+        if not hasattr(model, "count_targets"):
             return 1 / self.accumulation
         model.loss_counts = sum(model.count_targets(batch) for batch in self.batches)
         return 1.0

@@ -18,7 +18,7 @@ from ..targets import CornerTargetGenerator, CornerTargets
 from . import monitoring
 from .canvas import common_canvas, pad_to_canvas
 from .corner_head import CornerHead, CornerMaps
-from .criterion import CornerCriterion, TargetBatch
+from .criterion import CornerCriterion, TargetBatch, count_targets
 from .postprocess import CornerInference
 
 Size = Tuple[int, int]
@@ -207,12 +207,10 @@ class CornerNet(nn.Module):
         )
 
     def count_targets(self, batched_inputs: List[Dict]) -> torch.Tensor:
-        """(objects, images) of a batch, float64 (2,), to add up for ``loss_counts``."""
+        """:func:`.criterion.count_targets` of a batch, to add up for ``loss_counts``."""
         sizes = [x["image"].shape[-2:] for x in batched_inputs]
         canvas, borders = common_canvas(sizes, self.divisibility, self.padding, training=True)
-        targets = self.corner_targets(batched_inputs, canvas, borders)
-        counts = [sum(len(t) for t in targets), len(targets)]
-        return torch.tensor(counts, dtype=torch.float64, device=self.device)
+        return count_targets(self.corner_targets(batched_inputs, canvas, borders)).to(self.device)
 
     def corner_targets(
         self, batched_inputs: List[Dict], canvas: Size, borders: Sequence[Size]

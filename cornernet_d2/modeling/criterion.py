@@ -17,7 +17,8 @@ sigmoid          exact                       clamped at 1e-4             exact
 weight of pull and push grows with the number of images per process, so that the same batch split
 over more processes trains differently; in the default it does not. Its factor of 5 is the number
 of images that the authors had on a GPU, so that it weighs as much as theirs did, and was the best
-of 1, 5 and 16 on the synthetic shapes (AP 57.5, 62.5, 59.2 after 800 iterations).
+of 1, 5 and 16 on the synthetic shapes (AP 57.5, 62.5, 59.2 after 800 iterations). Batches whose
+gradients are accumulated count as one in all of them.
 
 Letters: N images, C classes, M objects in all images, h x w map pixels.
 """
@@ -49,10 +50,12 @@ class TargetBatch:
     image_index: torch.Tensor  # (M,) int64, the image of each object
     cells: torch.Tensor  # (M, 2) int64, flat map index of each corner
     offsets: torch.Tensor  # (M, 2, 2) as (corner, xy), map pixels
+    counts: torch.Tensor  # what :func:`count_targets` gives for these images
 
     @classmethod
     def join(cls, targets: Sequence[CornerTargets], device: torch.device) -> "TargetBatch":
         """Draw the heat maps of N targets of one map size on ``device`` and join the rest."""
+        counts = count_targets(targets).to(device)
         targets = [t.to(device) for t in targets]
         heatmaps, ignore = draw_heatmaps(targets)
         objects = torch.tensor([len(t) for t in targets], device=device)
@@ -62,13 +65,24 @@ class TargetBatch:
             image_index=torch.arange(len(targets), device=device).repeat_interleave(objects),
             cells=torch.cat([t.cells for t in targets]),
             offsets=torch.cat([t.offsets for t in targets]),
+            counts=counts,
         )
 
-    @property
-    def counts(self) -> torch.Tensor:
-        """(objects, images), float64 (2,): what the default convention divides by."""
-        counts = [len(self.cells), len(self.heatmaps)]
-        return torch.tensor(counts, dtype=torch.float64, device=self.heatmaps.device)
+
+def count_targets(targets: Sequence[CornerTargets]) -> torch.Tensor:
+    """What the conventions divide by, to be added up over the batches that make one step.
+
+    Returns:
+        float64 (6,) on the CPU: objects; images; cells whose heat map target is 1, per corner;
+        cells that have an offset, whatever the class, per corner.
+    """
+    counts = torch.zeros(6, dtype=torch.float64)
+    for t in targets:
+        height, width = t.map_size
+        positives = t.classes[:, None] * (height * width) + t.cells
+        distinct = [len(x.unique()) for cells in (positives, t.cells) for x in cells.unbind(1)]
+        counts += torch.tensor([len(t), 1, *distinct], dtype=torch.float64)
+    return counts
 
 
 class CornerCriterion:
@@ -122,14 +136,14 @@ class CornerCriterion:
         Args:
             stacks: maps of each stack, (N, ., h, w).
             targets: of the same N images, on the device of the maps.
-            counts: ``targets.counts`` summed over all batches whose gradients are accumulated
-                into one step; default: of this batch alone.
+            counts: :func:`count_targets` of all batches whose gradients are accumulated into one
+                step; default: of this batch alone.
 
         Returns:
             loss_heatmap, loss_pull, loss_push, loss_offset: scalars, weighted, to be summed.
         """
         dtype = torch.promote_types(stacks[0]["tl"]["heatmap"].dtype, torch.float32)
-        norms = self._normalizers(targets, targets.counts if counts is None else counts, dtype)
+        norms = self._normalizers(targets.counts if counts is None else counts, dtype)
         terms = [self._stack_terms(maps, targets, norms) for maps in stacks]
         scale = 1.0 if self.convention == "mmdet" else 1.0 / len(stacks)
         return {
@@ -174,17 +188,15 @@ class CornerCriterion:
             "push": image_norm * push.sum(),
         }
 
-    def _normalizers(self, batch: TargetBatch, counts: torch.Tensor, dtype: torch.dtype) -> Norms:
+    def _normalizers(self, counts: torch.Tensor, dtype: torch.dtype) -> Norms:
         if self.convention == "default":
-            per_object, per_image = (1 / _mean_over_processes(counts)).to(dtype)
-            per_image = self.embedding_images * per_image
-            return (per_object, per_object), (per_object, per_object), per_image
-        cells = (batch.heatmaps == 1).sum(dim=(0, 2, 3, 4)).clamp(min=1)
+            objects, images = (1 / _mean_over_processes(counts)).to(dtype)[:2]
+            return (objects, objects), (objects, objects), self.embedding_images * images
+        objects, cells, with_offset = counts[0], counts[2:4].clamp(min=1), counts[4:].clamp(min=1)
         if self.convention == "official":
-            offset = 1 / (len(batch.cells) + OFFICIAL_EPS)
-            return 1 / cells, (offset, offset), 1.0
-        offsets = [max(1, len(_last_in_cell(batch, i))) for i in range(len(CORNERS))]
-        return 0.5 / cells, [0.5 / count for count in offsets], 1.0
+            offset = (1 / (objects + OFFICIAL_EPS)).to(dtype)
+            return (1 / cells).to(dtype), (offset, offset), 1.0
+        return (0.5 / cells).to(dtype), (0.5 / with_offset).to(dtype), 1.0
 
 
 def _last_in_cell(batch: TargetBatch, corner: int) -> torch.Tensor:

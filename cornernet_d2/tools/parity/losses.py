@@ -49,13 +49,16 @@ def target_batch(want: Arrays) -> TargetBatch:
     def both(name: str) -> torch.Tensor:
         return torch.stack([torch.from_numpy(want[f"gt_{c}_{name}"])[mask] for c in CORNERS], 1)
 
-    heatmaps = [torch.from_numpy(want[f"gt_{corner}_heat"]) for corner in CORNERS]
+    heatmaps = torch.stack([torch.from_numpy(want[f"gt_{c}_heat"]) for c in CORNERS], dim=1)
+    positives = (heatmaps == 1).sum(dim=(0, 2, 3, 4)).tolist()
     return TargetBatch(
-        heatmaps=torch.stack(heatmaps, dim=1),
+        heatmaps=heatmaps,
         ignore=None,
         image_index=image_index,
         cells=both("ind"),
         offsets=both("regr"),
+        # The last two, cells with an offset, are what only the "mmdet" convention uses.
+        counts=torch.tensor([len(image_index), len(mask), *positives, 0, 0], dtype=torch.float64),
     )
 
 
