@@ -9,8 +9,6 @@ from typing import Any, List
 
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, LVISEvaluator
 from detectron2.utils import comm
 from tiny_run import make_dataset, tiny_config, train
 
@@ -213,19 +211,7 @@ class TestLoader:
             next(iter(loader))
 
 
-class TestEvaluation:
-    def test_dispatch(self, tmp_path: Any) -> None:
-        make_dataset(str(tmp_path))
-        cfg = tiny_config(str(tmp_path))
-        assert type(CornerNetTrainer.build_evaluator(cfg, "tiny")) is COCOEvaluator
-        metadata = MetadataCatalog.get("tiny_lvis")
-        metadata.set(evaluator_type="lvis", json_file=str(tmp_path / "tiny.json"))
-        try:
-            evaluator = CornerNetTrainer.build_evaluator(cfg, "tiny_lvis")
-            assert isinstance(evaluator, LVISEvaluator)
-        except ModuleNotFoundError as error:  # the lvis package is an option
-            assert error.name == "lvis"
-
+class TestBestWeights:
     def test_best_weights_are_kept(self, tmp_path: Any, monkeypatch: Any) -> None:
         """By AP, also across a resume; and they are not what a run resumes from."""
         scores = iter([30.0, 50.0, 40.0, 45.0, 10.0])

@@ -1,0 +1,93 @@
+"""Each data set gets its own evaluator, and that one scores what the trainer detects."""
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, LVISEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
+from tiny_run import make_dataset, tiny_config
+
+from cornernet_d2.engine import CornerNetTrainer
+
+CLASSES = ["cat", "dog"]
+# Class and box (x0 y0 x1 y1, pixels) of the objects of each image.
+OBJECTS = [[(0, [4, 6, 30, 40]), (1, [20, 10, 60, 44])], [(1, [8, 8, 40, 36])]]
+XML = """<annotation><size><width>64</width><height>48</height></size>{}</annotation>"""
+XML_OBJECT = """<object><name>{}</name><pose>Left</pose><truncated>0</truncated>
+<difficult>0</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>
+</bndbox></object>"""
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Iterator[str]:
+    """A data set in VOC's folders, read without Detectron2 0.6's ``np.str``."""
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    dicts: List[Dict[str, Any]] = []
+    for i, objects in enumerate(OBJECTS):
+        image = tmp_path / "JPEGImages" / f"{i}.jpg"
+        cv2.imwrite(str(image), np.full((48, 64, 3), 90, np.uint8))
+        # Pixels are counted from 1 in the files, and the last one belongs to the box.
+        rows = [XML_OBJECT.format(CLASSES[c], x0 + 1, y0 + 1, *xy) for c, (x0, y0, *xy) in objects]
+        (tmp_path / "Annotations" / f"{i}.xml").write_text(XML.format("".join(rows)))
+        annotations = [
+            {"category_id": c, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS} for c, box in objects
+        ]
+        shape = {"image_id": str(i), "height": 48, "width": 64}
+        dicts.append({"file_name": str(image), "annotations": annotations, **shape})
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("0\n1\n")
+    DatasetCatalog.register("voc_tiny", lambda: dicts)
+    MetadataCatalog.get("voc_tiny").set(
+        thing_classes=CLASSES,
+        dirname=str(tmp_path),
+        split="val",
+        year=2012,
+        evaluator_type="pascal_voc",
+    )
+    yield "voc_tiny"
+    DatasetCatalog.remove("voc_tiny")
+    MetadataCatalog.remove("voc_tiny")
+
+
+class Oracle(torch.nn.Module):
+    """Detects what is there, except for ``missed`` of the classes."""
+
+    def __init__(self, missed: List[int]) -> None:
+        super().__init__()
+        self.missed = missed
+
+    def forward(self, batched_inputs: List[Dict[str, Any]]) -> List[Dict[str, Instances]]:
+        return [{"instances": self.detect(OBJECTS[int(x["image_id"])])} for x in batched_inputs]
+
+    def detect(self, objects: List[Any]) -> Instances:
+        found = [(c, box) for c, box in objects if c not in self.missed]
+        instances = Instances((48, 64))
+        instances.pred_boxes = Boxes(torch.tensor([box for _, box in found]).reshape(-1, 4))
+        instances.pred_classes = torch.tensor([c for c, _ in found], dtype=torch.long)
+        instances.scores = torch.full((len(found),), 0.9)
+        return instances
+
+
+@pytest.mark.parametrize("missed, ap", [([], 100.0), ([0], 50.0)])
+def test_pascal_voc(voc: str, tmp_path: Path, missed: List[int], ap: float) -> None:
+    cfg = tiny_config(str(tmp_path), "DATASETS.TEST", (voc,))
+    results = CornerNetTrainer.test(cfg, Oracle(missed))
+    assert results["bbox"]["AP"] == pytest.approx(ap)
+
+
+def test_coco_and_lvis(tmp_path: Path) -> None:
+    make_dataset(str(tmp_path))
+    cfg = tiny_config(str(tmp_path))
+    assert type(CornerNetTrainer.build_evaluator(cfg, "tiny")) is COCOEvaluator
+    metadata = MetadataCatalog.get("tiny_lvis")
+    metadata.set(evaluator_type="lvis", json_file=str(tmp_path / "tiny.json"))
+    try:
+        evaluator = CornerNetTrainer.build_evaluator(cfg, "tiny_lvis")
+        assert isinstance(evaluator, LVISEvaluator)
+    except ModuleNotFoundError as error:  # the lvis package is an option
+        assert error.name == "lvis"
