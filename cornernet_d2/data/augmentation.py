@@ -27,6 +27,13 @@ COLOR_EIGENVALUES = np.array([0.2141788, 0.01817699, 0.00341571])
 GREY_WEIGHTS = np.array([0.114, 0.587, 0.299])  # of B, G, R (ITU-R BT.601)
 
 
+def contiguous(image: np.ndarray) -> np.ndarray:
+    """``np.ascontiguousarray``, ten times as fast for the mirrored view that flips return."""
+    if image.ndim == 3 and image.strides[1] < 0:
+        return cv2.flip(np.ascontiguousarray(image[:, ::-1]), 1).reshape(image.shape)
+    return np.ascontiguousarray(image)
+
+
 class ScaleCropTransform(T.Transform):
     """Cut a window around a point, fill what lies outside the image, and resize it.
 
@@ -158,10 +165,10 @@ class ColorTransform(T.Transform):
         self.matrix = np.column_stack([matrix, bias]).astype(np.float32)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        output = np.empty(img.shape, np.float32)
+        img, output = contiguous(img), np.empty(img.shape, np.float32)
         for row in range(0, len(img), self.ROWS):
             rows = slice(row, row + self.ROWS)
-            output[rows] = cv2.transform(img[rows].astype(np.float32, order="C"), self.matrix)
+            output[rows] = cv2.transform(img[rows].astype(np.float32), self.matrix)
         return output
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
@@ -224,7 +231,7 @@ class ColorJitter(T.Augmentation):
         """
         channels = slice(None, None, 1 if self.image_format == "BGR" else -1)
         grey = GREY_WEIGHTS[channels]
-        mean = grey @ cv2.mean(np.ascontiguousarray(image))[:3]
+        mean = grey @ cv2.mean(contiguous(image))[:3]
         matrix, bias = np.eye(3), np.zeros(3)
         for name, factor in zip(order, factors):
             matrix, bias = matrix * factor, bias * factor

@@ -10,9 +10,10 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import filter_empty_instances
 from detectron2.modeling import build_backbone
 from detectron2.structures import Boxes, Instances
+from torch.utils.data import get_worker_info
 
 from ..targets import CornerTargetGenerator, canvas_size
-from .augmentation import ColorJitter, RandomPixelFlip, RandomScaleCrop
+from .augmentation import ColorJitter, RandomPixelFlip, RandomScaleCrop, contiguous
 from .reading import read_image
 from .validation import annotation_problems, boxes_xyxy
 
@@ -155,11 +156,13 @@ class CornerNetDatasetMapper(DatasetMapper):
 
 
 def _image_tensor(image: np.ndarray) -> torch.Tensor:
-    """(3, H, W) of (H, W, 3), floats as float16."""
-    if image.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    output = torch.empty((image.shape[2], *image.shape[:2]), dtype=torch.float16)
-    return output.copy_(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+    """(3, H, W) view of a copy of (H, W, 3), floats as float16."""
+    pixels = torch.from_numpy(contiguous(image))
+    dtype = torch.float16 if pixels.is_floating_point() else pixels.dtype
+    output = torch.empty(pixels.shape, dtype=dtype)
+    if get_worker_info() is not None:
+        output.share_memory_()  # the queue would copy it there
+    return output.copy_(pixels).permute(2, 0, 1)
 
 
 def _instances(boxes: np.ndarray, classes: np.ndarray, image_shape: tuple[int, int]) -> Instances:
@@ -175,25 +178,25 @@ def train_augmentations(
 ) -> list[T.Augmentation]:
     """Detectron2's training augmentations with those of ``INPUT.CORNERNET`` put in.
 
-    The scale crop takes the place of the resizing. Flips come last: a mirrored image is a view,
-    and copying it as the tensor is cheaper than before the colours change.
+    The scale crop takes the place of the resizing; changes of colour come last, as in the
+    authors' code.
     """
     settings, crop = cfg.INPUT.CORNERNET, cfg.INPUT.CORNERNET.CROP
     fills = {"black": 0, "mean": list(cfg.MODEL.PIXEL_MEAN)}
     if crop.FILL not in fills:
         raise ValueError(f"INPUT.CORNERNET.CROP.FILL must be one of {list(fills)}, got {crop.FILL}")
-    result, flips = [], []
+    result = []
     for augmentation in augmentations:
         if isinstance(augmentation, T.RandomFlip):
             pixel = settings.PIXEL_FLIP and augmentation.horizontal
-            flips.append(RandomPixelFlip(augmentation.prob) if pixel else augmentation)
+            result.append(RandomPixelFlip(augmentation.prob) if pixel else augmentation)
         elif crop.ENABLED and isinstance(augmentation, T.ResizeShortestEdge):
             result.append(RandomScaleCrop(crop.SIZE, crop.SCALES, crop.BORDER, fills[crop.FILL]))
         else:
             result.append(augmentation)
     if settings.COLOR_JITTER > 0 or settings.LIGHTING > 0:
         result.append(ColorJitter(settings.COLOR_JITTER, settings.LIGHTING, cfg.INPUT.FORMAT))
-    return result + flips
+    return result
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
