@@ -157,7 +157,8 @@ class CornerNetDatasetMapper(DatasetMapper):
 
 def _image_tensor(image: np.ndarray) -> torch.Tensor:
     """(3, H, W) view of a copy of (H, W, 3), floats as float16."""
-    pixels = torch.from_numpy(contiguous(image))
+    # Detectron2's resizing returns read-only memory, which torch warns of.
+    pixels = torch.from_numpy(np.require(contiguous(image), requirements="W"))
     dtype = torch.float16 if pixels.is_floating_point() else pixels.dtype
     output = torch.empty(pixels.shape, dtype=dtype)
     if get_worker_info() is not None:

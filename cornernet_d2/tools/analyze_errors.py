@@ -1,0 +1,192 @@
+"""What each output of the network costs: AP with the others as they are and that one perfect.
+
+    python -m cornernet_d2.tools.analyze_errors --config-file CornerNet-BCCD \\
+        --opts MODEL.WEIGHTS output/bccd/model_best.pth
+
+After the error analysis of Law & Deng, "CornerNet", section 4.4, which replaces heat maps and
+offsets; here embeddings as well, which decide whether the right corners are paired. One scale,
+without mirror images, on the data sets of DATASETS.TEST.
+"""
+
+import argparse
+import contextlib
+import copy
+import io
+import sys
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..data import CornerNetDatasetMapper
+from ..data.validation import boxes_xyxy
+from ..engine.evaluation import build_evaluator
+from ..modeling import CornerNet
+from ..modeling.criterion import CORNERS, TargetBatch
+from . import build_predictor, load_config
+
+# What is replaced by the ground truth, row by row.
+ROWS = (
+    (),
+    ("embedding",),
+    ("offset",),
+    ("heatmap",),
+    ("heatmap", "offset"),
+    ("heatmap", "offset", "embedding"),
+)
+METRICS = ("AP", "AP50", "AP75")
+# Cells, along both axes, from an object's corner to a peak that is taken for that corner.
+REACH = 2
+
+CornerMaps = dict[str, dict[str, Tensor]]
+
+
+class PerfectedMaps:
+    """A model, as :class:`CornerInference` takes it, whose maps are partly those of the truth.
+
+    Args:
+        model: in eval mode.
+        instances: what is in the one image, gt_boxes in its pixels.
+        predicted: maps of that image, as ``model.best_maps`` returns.
+        replaced: names of maps.
+    """
+
+    def __init__(
+        self,
+        model: CornerNet,
+        instances: Instances,
+        predicted: CornerMaps,
+        replaced: Collection[str],
+    ) -> None:
+        self.padding, self.model = model.padding, model
+        self.instances, self.predicted, self.replaced = instances, predicted, replaced
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> tuple[Tensor, list[tuple[int, int]]]:
+        images, self.borders = self.model.preprocess_image(batched_inputs)
+        return images, self.borders
+
+    def best_maps(self, images: Tensor) -> CornerMaps:
+        truth = [{"instances": self.instances}]
+        targets = self.model.corner_targets(truth, images.shape[-2:], self.borders)
+        batch = TargetBatch.join(targets, images.device)
+        perfect = perfect_maps(batch, self.predicted)
+        return {
+            corner: {
+                name: perfect[corner][name] if name in self.replaced else value
+                for name, value in self.predicted[corner].items()
+            }
+            for corner in CORNERS
+        }
+
+
+def perfect_maps(targets: TargetBatch, predicted: CornerMaps) -> CornerMaps:
+    """Maps of one image with every value as the truth wants it.
+
+    Heat maps are the targets'. Offsets are the true ones in the cells of true corners, those
+    predicted elsewhere. Embeddings are the number of the object whose corner is nearest, and NaN,
+    which pairs with nothing, beyond ``REACH`` cells of all corners.
+    """
+    maps = {}
+    for i, corner in enumerate(CORNERS):
+        offset = predicted[corner]["offset"].float().clone()
+        height, width = offset.shape[-2:]
+        cells = targets.cells[:, i]
+        offset.flatten(2)[0][:, cells] = targets.offsets[:, i].T
+        maps[corner] = {
+            "heatmap": targets.heatmaps[:, i].clamp(1e-6, 1 - 1e-6).logit(),
+            "embedding": _nearest(cells, height, width).view(1, 1, height, width),
+            "offset": offset,
+        }
+    return maps
+
+
+def _nearest(cells: Tensor, height: int, width: int) -> Tensor:
+    """(h * w,) number of the nearest of M flat cells, NaN where none is within REACH."""
+    if not len(cells):
+        return torch.full((height * width,), torch.nan, device=cells.device)
+    every = torch.arange(height * width, device=cells.device)[:, None]
+    rows = (every // width - cells // width).abs()
+    columns = (every % width - cells % width).abs()
+    distance, number = torch.maximum(rows, columns).min(dim=1)
+    return torch.where(distance <= REACH, number.float(), torch.nan)
+
+
+class TruthMapper:
+    """Detectron2's test mapper, which drops the objects, with them in "instances"."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.mapper = CornerNetDatasetMapper(cfg, is_train=False)
+
+    def __call__(self, dataset_dict: Mapping) -> dict:
+        objects = [
+            obj
+            for obj in dataset_dict["annotations"]
+            if not obj.get("iscrowd") and not obj.get("ignore")
+        ]
+        result = self.mapper(dataset_dict)
+        height, width = result["image"].shape[-2:]
+        scale = np.array([width / result["width"], height / result["height"]] * 2)
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.from_numpy(boxes_xyxy(objects) * scale))
+        instances.gt_classes = torch.tensor([o["category_id"] for o in objects], dtype=torch.int64)
+        return {**result, "instances": instances}
+
+
+@torch.no_grad()
+def analyze(cfg: CfgNode, model: CornerNet, name: str) -> list[dict[str, float]]:
+    """The evaluator's box metrics on a registered data set, one dict per entry of ``ROWS``.
+
+    Raises:
+        ValueError: the data set comes without annotations.
+    """
+    dicts = DatasetCatalog.get(name)
+    if not all("annotations" in d for d in dicts):
+        raise ValueError(f"{name} has images without 'annotations': there is no truth to put in")
+    loader = build_detection_test_loader(
+        dataset=dicts, mapper=TruthMapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+    inference = copy.copy(model.corner_inference)
+    inference.flip, inference.scales = False, (1.0,)
+    with tempfile.TemporaryDirectory() as folder:  # a run's own results stay as they are
+        evaluators: list[DatasetEvaluator] = [build_evaluator(cfg, name, folder) for _ in ROWS]
+        for evaluator in evaluators:
+            evaluator.reset()
+        for (x,) in loader:
+            image = x["image"].to(model.device)
+            predicted = model.best_maps(model.preprocess_image([{"image": image}])[0])
+            for replaced, evaluator in zip(ROWS, evaluators):
+                maps = PerfectedMaps(model, x["instances"], predicted, replaced)
+                (found,) = inference(maps, [image])
+                found = detector_postprocess(found, x["height"], x["width"])
+                evaluator.process([x], [{"instances": found}])
+        with contextlib.redirect_stdout(io.StringIO()):  # a table of COCO's for each
+            return [evaluator.evaluate()["bbox"] for evaluator in evaluators]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="a path, or a shipped config's name")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys")
+    args = parser.parse_args(argv)
+    cfg = load_config(args.config_file, args.opts)
+    model = build_predictor(cfg).model
+    for name in cfg.DATASETS.TEST:
+        rows = analyze(cfg, model, name)
+        print(f"{name + ', perfect:':40}" + "".join(f"{metric:>8}" for metric in METRICS))
+        for replaced, results in zip(ROWS, rows):
+            values = "".join(f"{results[metric]:8.1f}" for metric in METRICS)
+            print(f"{', '.join(replaced) or 'nothing':40}{values}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
