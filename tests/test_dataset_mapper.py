@@ -168,11 +168,11 @@ def test_augmentations_follow_the_config(cfg):
         augmentations = CornerNetDatasetMapper(cfg, is_train=True).augmentations.augs
         return [type(a).__name__ for a in augmentations]
 
-    assert names() == ["RandomScaleCrop", "RandomFlip", "ColorJitter"]
+    assert names() == ["RandomScaleCrop", "ColorJitter", "RandomFlip"]
     cfg.INPUT.CORNERNET.PIXEL_FLIP = True
     cfg.INPUT.CORNERNET.LIGHTING = 0.0
     cfg.INPUT.CROP.ENABLED = True
-    assert names() == ["RandomCrop", "RandomScaleCrop", "RandomPixelFlip", "ColorJitter"]
+    assert names() == ["RandomCrop", "RandomScaleCrop", "ColorJitter", "RandomPixelFlip"]
     cfg.INPUT.CORNERNET.CROP.ENABLED = cfg.INPUT.CROP.ENABLED = False
     cfg.INPUT.CORNERNET.COLOR_JITTER = 0.0
     cfg.INPUT.RANDOM_FLIP = "none"

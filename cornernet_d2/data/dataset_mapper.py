@@ -179,25 +179,25 @@ def train_augmentations(
 ) -> list[T.Augmentation]:
     """Detectron2's training augmentations with those of ``INPUT.CORNERNET`` put in.
 
-    The scale crop takes the place of the resizing; changes of colour come last, as in the
-    authors' code.
+    The scale crop takes the place of the resizing; flips come last, as views until the image
+    becomes a tensor.
     """
     settings, crop = cfg.INPUT.CORNERNET, cfg.INPUT.CORNERNET.CROP
     fills = {"black": 0, "mean": list(cfg.MODEL.PIXEL_MEAN)}
     if crop.FILL not in fills:
         raise ValueError(f"INPUT.CORNERNET.CROP.FILL must be one of {list(fills)}, got {crop.FILL}")
-    result = []
+    result, flips = [], []
     for augmentation in augmentations:
         if isinstance(augmentation, T.RandomFlip):
             pixel = settings.PIXEL_FLIP and augmentation.horizontal
-            result.append(RandomPixelFlip(augmentation.prob) if pixel else augmentation)
+            flips.append(RandomPixelFlip(augmentation.prob) if pixel else augmentation)
         elif crop.ENABLED and isinstance(augmentation, T.ResizeShortestEdge):
             result.append(RandomScaleCrop(crop.SIZE, crop.SCALES, crop.BORDER, fills[crop.FILL]))
         else:
             result.append(augmentation)
     if settings.COLOR_JITTER > 0 or settings.LIGHTING > 0:
         result.append(ColorJitter(settings.COLOR_JITTER, settings.LIGHTING, cfg.INPUT.FORMAT))
-    return result
+    return result + flips
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
