@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 from ..targets import CornerTargetGenerator, canvas_size
 from .augmentation import ColorJitter, RandomPixelFlip, RandomScaleCrop, contiguous
 from .reading import read_image
-from .validation import annotation_problems, boxes_xyxy
+from .validation import annotation_problems, boxes_xyxy, is_ignored
 
 CROWD_MODES = ("ignore", "positive", "drop")
 
@@ -132,7 +132,7 @@ class CornerNetDatasetMapper(DatasetMapper):
         boxes = transforms.apply_box(boxes_xyxy(annotations))
         visible = boxes.clip(0, [width, height, width, height])
         ignored = _area(visible) < self.min_visible * _area(boxes)
-        marked = np.array([bool(o.get("iscrowd") or o.get("ignore")) for o in annotations], bool)
+        marked = np.array([is_ignored(obj) for obj in annotations], bool)
         if self.crowd == "ignore":
             ignored |= marked
         kept = ~ignored & ~marked if self.crowd == "drop" else ~ignored

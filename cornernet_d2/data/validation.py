@@ -44,6 +44,11 @@ def boxes_xyxy(annotations: Sequence[Mapping]) -> np.ndarray:
     return boxes
 
 
+def is_ignored(annotation: Mapping) -> bool:
+    """Whether a Detectron2 annotation is marked "iscrowd" or "ignore"."""
+    return bool(annotation.get("iscrowd") or annotation.get("ignore"))
+
+
 def annotation_problems(dataset_dict: Mapping, num_classes: int) -> list[Problem]:
     """Faults of one image's boxes and class ids.
 

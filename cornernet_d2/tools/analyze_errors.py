@@ -14,7 +14,7 @@ import copy
 import io
 import sys
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..data import CornerNetDatasetMapper
-from ..data.validation import boxes_xyxy
+from ..data.validation import boxes_xyxy, is_ignored
 from ..engine.evaluation import build_evaluator
 from ..modeling import CornerNet
 from ..modeling.criterion import CORNERS, TargetBatch
@@ -48,42 +48,14 @@ REACH = 2
 CornerMaps = dict[str, dict[str, Tensor]]
 
 
-class PerfectedMaps:
-    """A model, as :class:`CornerInference` takes it, whose maps are partly those of the truth.
+class GivenMaps:
+    """A model as :class:`CornerInference` takes it, whose maps of its one image are ``maps``."""
 
-    Args:
-        model: in eval mode.
-        instances: what is in the one image, gt_boxes in its pixels.
-        predicted: maps of that image, as ``model.best_maps`` returns.
-        replaced: names of maps.
-    """
-
-    def __init__(
-        self,
-        model: CornerNet,
-        instances: Instances,
-        predicted: CornerMaps,
-        replaced: Collection[str],
-    ) -> None:
-        self.padding, self.model = model.padding, model
-        self.instances, self.predicted, self.replaced = instances, predicted, replaced
-
-    def preprocess_image(self, batched_inputs: list[dict]) -> tuple[Tensor, list[tuple[int, int]]]:
-        images, self.borders = self.model.preprocess_image(batched_inputs)
-        return images, self.borders
+    def __init__(self, model: CornerNet, maps: CornerMaps) -> None:
+        self.padding, self.preprocess_image, self.maps = model.padding, model.preprocess_image, maps
 
     def best_maps(self, images: Tensor) -> CornerMaps:
-        truth = [{"instances": self.instances}]
-        targets = self.model.corner_targets(truth, images.shape[-2:], self.borders)
-        batch = TargetBatch.join(targets, images.device)
-        perfect = perfect_maps(batch, self.predicted)
-        return {
-            corner: {
-                name: perfect[corner][name] if name in self.replaced else value
-                for name, value in self.predicted[corner].items()
-            }
-            for corner in CORNERS
-        }
+        return self.maps
 
 
 def perfect_maps(targets: TargetBatch, predicted: CornerMaps) -> CornerMaps:
@@ -125,11 +97,7 @@ class TruthMapper:
         self.mapper = CornerNetDatasetMapper(cfg, is_train=False)
 
     def __call__(self, dataset_dict: Mapping) -> dict:
-        objects = [
-            obj
-            for obj in dataset_dict["annotations"]
-            if not obj.get("iscrowd") and not obj.get("ignore")
-        ]
+        objects = [obj for obj in dataset_dict["annotations"] if not is_ignored(obj)]
         result = self.mapper(dataset_dict)
         height, width = result["image"].shape[-2:]
         scale = np.array([width / result["width"], height / result["height"]] * 2)
@@ -159,11 +127,16 @@ def analyze(cfg: CfgNode, model: CornerNet, name: str) -> list[dict[str, float]]
         for evaluator in evaluators:
             evaluator.reset()
         for (x,) in loader:
-            image = x["image"].to(model.device)
-            predicted = model.best_maps(model.preprocess_image([{"image": image}])[0])
+            images, borders = model.preprocess_image([x])
+            targets = model.corner_targets([x], images.shape[-2:], borders)
+            predicted = model.best_maps(images)
+            perfect = perfect_maps(TargetBatch.join(targets, model.device), predicted)
             for replaced, evaluator in zip(ROWS, evaluators):
-                maps = PerfectedMaps(model, x["instances"], predicted, replaced)
-                (found,) = inference(maps, [image])
+                maps = {
+                    corner: {**side, **{name: perfect[corner][name] for name in replaced}}
+                    for corner, side in predicted.items()
+                }
+                (found,) = inference(GivenMaps(model, maps), [x["image"].to(model.device)])
                 found = detector_postprocess(found, x["height"], x["width"])
                 evaluator.process([x], [{"instances": found}])
         with contextlib.redirect_stdout(io.StringIO()):  # a table of COCO's for each

@@ -26,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ..data import CornerNetDatasetMapper
 from ..data.reading import read_image
-from ..data.validation import boxes_xyxy, dataset_problems
+from ..data.validation import boxes_xyxy, dataset_problems, is_ignored
 from ..modeling.decode import decode_corners
 from ..targets import CornerTargets, canvas_size
 from . import load_config
@@ -92,10 +92,10 @@ def _report(name: str, cfg: CfgNode, args: argparse.Namespace) -> int:
 def print_contents(dicts: Sequence[Mapping], classes: Sequence[str]) -> None:
     """Counts and sizes of images and objects."""
     annotations = [obj for d in dicts for obj in d["annotations"]]
-    objects = [obj for obj in annotations if not _is_ignored(obj)]
+    objects = [obj for obj in annotations if not is_ignored(obj)]
     boxes = boxes_xyxy(objects)
     sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-    counts = np.array([sum(not _is_ignored(obj) for obj in d["annotations"]) for d in dicts])
+    counts = np.array([sum(not is_ignored(obj) for obj in d["annotations"]) for d in dicts])
     print(
         f"objects: {len(objects)}, and {len(annotations) - len(objects)} crowd or ignored regions; "
         f"per image {_spread(counts)}; images without: {int((counts == 0).sum())}"
@@ -126,7 +126,7 @@ def print_ceiling(dicts: Sequence[Mapping], cfg: CfgNode, max_images: int) -> No
     total = shared = below = crowded = 0
     images, truth, found = [], [], []
     for image_id, d in enumerate(dicts[::step]):
-        objects = [obj for obj in d["annotations"] if not _is_ignored(obj)]
+        objects = [obj for obj in d["annotations"] if not is_ignored(obj)]
         boxes = boxes_xyxy(objects)
         categories = np.array([obj["category_id"] for obj in objects], np.int64)
         size = _image_size(d, mapper)
@@ -139,7 +139,7 @@ def print_ceiling(dicts: Sequence[Mapping], cfg: CfgNode, max_images: int) -> No
         shared += _sharing(targets.cells)
         images.append({"id": image_id, "height": size[0], "width": size[1]})
         for obj, box in zip(d["annotations"], boxes_xyxy(d["annotations"])):
-            truth.append(_coco(image_id, obj["category_id"], box, iscrowd=int(_is_ignored(obj))))
+            truth.append(_coco(image_id, obj["category_id"], box, iscrowd=int(is_ignored(obj))))
         for category, box, score in _decoded(targets, cfg):
             box = np.clip(box - shift, 0, [size[1], size[0]] * 2)
             found.append(_coco(image_id, category, box, score=score))
@@ -226,10 +226,6 @@ def _sharing(cells: torch.Tensor) -> int:
         _, inverse, counts = side.unique(return_inverse=True, return_counts=True)
         hit |= counts[inverse] > 1
     return int(hit.sum())
-
-
-def _is_ignored(annotation: Mapping) -> bool:
-    return bool(annotation.get("iscrowd") or annotation.get("ignore"))
 
 
 def _spread(values: np.ndarray) -> str:
