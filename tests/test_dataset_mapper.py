@@ -160,6 +160,7 @@ def test_augmented_output(cfg, example):
         assert torch.equal(a["image"], b["image"])
         assert torch.equal(a["corner_targets"].cells, b["corner_targets"].cells)
         assert a["image"].shape == (3, 63, 95) and a["image"].dtype == torch.float16
+        assert a["image"].is_contiguous()
     assert len({x["image"].numpy().tobytes() for x in outputs}) == 8
 
 

@@ -156,14 +156,14 @@ class CornerNetDatasetMapper(DatasetMapper):
 
 
 def _image_tensor(image: np.ndarray) -> torch.Tensor:
-    """(3, H, W) view of a copy of (H, W, 3), floats as float16."""
+    """(3, H, W), contiguous as Detectron2's mapper has it, of (H, W, 3); floats as float16."""
     # Detectron2's resizing returns read-only memory, which torch warns of.
     pixels = torch.from_numpy(np.require(contiguous(image), requirements="W"))
     dtype = torch.float16 if pixels.is_floating_point() else pixels.dtype
-    output = torch.empty(pixels.shape, dtype=dtype)
+    output = torch.empty((pixels.shape[2], *pixels.shape[:2]), dtype=dtype)
     if get_worker_info() is not None:
         output.share_memory_()  # the queue would copy it there
-    return output.copy_(pixels).permute(2, 0, 1)
+    return output.copy_(pixels.permute(2, 0, 1))
 
 
 def _instances(boxes: np.ndarray, classes: np.ndarray, image_shape: tuple[int, int]) -> Instances:
