@@ -7,7 +7,7 @@
 #
 # Everything is installed into the active virtual environment, or else into .venv. What imports
 # there already (torch, OpenCV, Detectron2) is used as it is.
-#   DETECTRON2_SOURCE=auto|installed|github|pypi   see cornernet_d2/tools/setup_detectron2.py
+#   DETECTRON2_SOURCE=auto|installed|github|pypi   see .ci/setup_detectron2.py
 #   PYTHON=python3.11                              what makes .venv
 
 PYTHON ?= python3
@@ -41,7 +41,7 @@ setup: $(PROJECT)
 # Detectron2's use of what newer libraries are about to drop is no news for a newcomer.
 quickstart: export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script,ignore::DeprecationWarning,ignore::UserWarning:detectron2.model_zoo.model_zoo
 quickstart: setup
-	$(PY) -m cornernet_d2.tools.quickstart
+	$(PY) .ci/quickstart.py
 
 test: $(TOOLS)
 	$(PY) -m pytest -q tests
@@ -51,7 +51,7 @@ lint: $(TOOLS)
 	$(PY) -m ruff check -q .
 
 gpu-check: $(TOOLS)
-	$(PY) -m cornernet_d2.tools.gpu_check
+	$(PY) .ci/gpu_check.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis $(STAMPS)/project-*
@@ -72,8 +72,8 @@ $(BASE): Makefile | $(PY)
 	$(INSTALL) "setuptools<81" wheel ninja
 	@mkdir -p $(STAMPS) && touch $@
 
-$(DETECTRON2): cornernet_d2/tools/setup_detectron2.py $(BASE)
-	@$(PY) cornernet_d2/tools/setup_detectron2.py
+$(DETECTRON2): .ci/setup_detectron2.py $(BASE)
+	@$(PY) .ci/setup_detectron2.py
 	@rm -f $(STAMPS)/detectron2-* && touch $@
 
 # Everything it requires is there by now; pip would put a second OpenCV beside opencv-python.

@@ -4,6 +4,8 @@ Importing the package registers ``build_hourglass_backbone`` and the ``CornerNet
 in Detectron2's registries and does nothing else.
 """
 
+from typing import Any
+
 try:
     import detectron2  # noqa: F401
 except ImportError as error:
@@ -18,3 +20,13 @@ from .config import add_cornernet_config
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "add_cornernet_config", "model_zoo"]
+__all__ += ["build_predictor", "class_names", "load_config"]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that need Detectron2's engine, which is imported when the first is asked for."""
+    if name in ("build_predictor", "class_names", "load_config"):
+        from . import predictor
+
+        return getattr(predictor, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from cornernet_d2.tools import check_dataset
-from cornernet_d2.tools.benchmark import data as benchmark
+from tests.benchmarks import data as benchmark
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultPredictor
+from make_shapes import Settings, make_shapes
 
-from cornernet_d2 import model_zoo
-from cornernet_d2.tools import build_predictor, class_names, contact_sheet, demo, load_config
-from cornernet_d2.tools.make_shapes import Settings, make_shapes
+from cornernet_d2 import build_predictor, class_names, load_config, model_zoo
+from cornernet_d2.tools import contact_sheet, demo
 from cornernet_d2.visualize import draw_instances
 
 CONFIG = "CornerNet-Shapes"

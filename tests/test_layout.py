@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "checkpoint": {"config", "layers", "targets", "modeling"},
     "model_zoo": {"config", "modeling"},
     "engine": {"config", "targets", "data", "modeling", "checkpoint", "visualize", "layers"},
+    "predictor": {"config", "model_zoo", "engine"},
 }
 EVERYTHING = {"tools", "__init__"}  # may import all of the above
 PRINTING = {"tools"}  # command lines talk to people; a library logs

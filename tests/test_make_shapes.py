@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import cv2
+import make_shapes as module
 import numpy as np
 import pytest
-
-from cornernet_d2.tools import make_shapes as module
-from cornernet_d2.tools.make_shapes import CATEGORIES, Settings, draw_image, main, make_shapes
+from make_shapes import CATEGORIES, Settings, draw_image, main, make_shapes
 
 SMALL = Settings(train=12, val=4, size=64)
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cornernet_d2.tools import load_config, overfit
+from cornernet_d2 import load_config
+from cornernet_d2.tools import overfit
 
 TINY = ["MODEL.HOURGLASS.DEPTH", "2", "MODEL.HOURGLASS.WIDTHS", "[8, 8, 12]"]
 TINY += ["MODEL.HOURGLASS.BLOCKS", "[1, 1, 1]", "MODEL.CORNERNET.HEAD_WIDTH", "8"]

@@ -88,7 +88,7 @@ def test_editable_install_finds_the_configs_of_the_repository(source: Path, tmp_
     (site / "base.pth").write_text(sysconfig.get_path("purelib") + "\n")
     flags = ("-q", "--no-deps", "--no-build-isolation", "--no-index", "--editable", source)
     _run(python, "-m", "pip", "install", *flags, cwd=tmp_path)
-    module, config = _run(python, "-W", "ignore", "-c", CHECK, cwd=tmp_path).split()
+    module, config = _run(python, "-W", "ignore", "-c", CHECK, cwd=tmp_path, PYTHONPATH="").split()
     assert Path(module) == source / "cornernet_d2" / "__init__.py"
     assert Path(config) == source / "configs" / "CornerNet-HG104.yaml"
 

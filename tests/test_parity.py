@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from cornernet_d2.tools.parity.__main__ import compare, main
-from cornernet_d2.tools.parity.check import Case, match_rows, stats
-from cornernet_d2.tools.parity.reference import Reference, strided
+from tests.parity.__main__ import compare, main
+from tests.parity.check import Case, match_rows, stats
+from tests.parity.reference import Reference, strided
 
 FIXTURES = Path(__file__).parent / "fixtures" / "reference"
 WHOLE = os.environ.get(
@@ -158,7 +158,7 @@ class TestNetwork:
     @pytest.fixture
     def arrays(self, folder, tmp_path):
         from cornernet_d2.modeling.decode import decode_corners
-        from cornernet_d2.tools.parity import network
+        from tests.parity import network
 
         for name in ("weights.py",):
             shutil.copy(FIXTURES / name, tmp_path)

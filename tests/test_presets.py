@@ -17,7 +17,7 @@ from test_checkpoint_formats import tiny_config
 from cornernet_d2 import model_zoo
 from cornernet_d2.data.augmentation import RandomPixelFlip, RandomScaleCrop
 from cornernet_d2.data.dataset_mapper import CornerNetDatasetMapper
-from cornernet_d2.tools.parity.reference import PRESET
+from tests.parity.reference import PRESET
 
 OFFICIAL = "CornerNet-HG104-official.yaml"
 MULTI_SCALE = "CornerNet-HG104-official-multi_scale.yaml"

@@ -9,9 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-from cornernet_d2.tools import setup_detectron2 as module
-from cornernet_d2.tools.setup_detectron2 import GITHUB, PYPI, SetupError, provide
+import setup_detectron2 as module
+from setup_detectron2 import GITHUB, PYPI, SetupError, provide
 
 SCRIPT = Path(module.__file__)
 FILES = {

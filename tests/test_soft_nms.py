@@ -11,7 +11,7 @@ from torchvision.ops import batched_nms
 
 from cornernet_d2.modeling.soft_nms import METHODS, batched_soft_nms, batched_soft_nms_merge
 from cornernet_d2.modeling.soft_nms_official import official_soft_nms
-from cornernet_d2.tools.benchmark import soft_nms as benchmark
+from tests.benchmarks import soft_nms as benchmark
 
 FIXTURE = dict(np.load(Path(__file__).parent / "fixtures" / "softnms.npz"))
 OFFICIAL_METHODS = ("hard", "linear", "gaussian")  # by their number in the authors' code

@@ -20,7 +20,7 @@ class CornerNetCheckpointer(DetectionCheckpointer):
     loading compares it with the model's.
 
     Detectron2's ``DefaultPredictor`` makes a plain ``DetectionCheckpointer``, whatever the model;
-    for files that only this class reads, use :func:`cornernet_d2.tools.build_predictor`, or
+    for files that only this class reads, use :func:`cornernet_d2.build_predictor`, or
     convert them once with ``python -m cornernet_d2.tools.convert_checkpoint``.
 
     Raises:

@@ -30,7 +30,7 @@ from ..data.validation import boxes_xyxy, is_ignored
 from ..engine.evaluation import build_evaluator
 from ..modeling import CornerNet
 from ..modeling.criterion import CORNERS, TargetBatch
-from . import build_predictor, load_config
+from ..predictor import build_predictor, load_config
 
 # What is replaced by the ground truth, row by row.
 ROWS = (

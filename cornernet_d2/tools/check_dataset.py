@@ -28,8 +28,8 @@ from ..data import CornerNetDatasetMapper
 from ..data.reading import read_image
 from ..data.validation import boxes_xyxy, dataset_problems, is_ignored
 from ..modeling.decode import decode_corners
+from ..predictor import load_config
 from ..targets import CornerTargets, canvas_size
-from . import load_config
 
 LISTED = 20  # classes and problems printed of each kind
 

@@ -23,7 +23,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from cornernet_d2.tools import build_predictor, check_output, class_names, load_config
+from cornernet_d2.predictor import build_predictor, class_names, load_config
+from cornernet_d2.tools import check_output
 from cornernet_d2.visualize import draw_boxes, draw_instances, grid, side_by_side
 
 Predict = Callable[[dict[str, Any], np.ndarray], Instances]

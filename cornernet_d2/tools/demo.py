@@ -24,7 +24,8 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 
-from cornernet_d2.tools import build_predictor, check_output, class_names, load_config
+from cornernet_d2.predictor import build_predictor, class_names, load_config
+from cornernet_d2.tools import check_output
 from cornernet_d2.visualize import draw_instances
 
 IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

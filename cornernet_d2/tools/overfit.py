@@ -16,7 +16,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.engine import default_setup
 
 from cornernet_d2.engine import CornerNetTrainer
-from cornernet_d2.tools import load_config
+from cornernet_d2.predictor import load_config
 
 
 def register_first(annotations: Path, image_root: Path, number: int) -> str:

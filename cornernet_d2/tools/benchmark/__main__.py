@@ -9,10 +9,7 @@ import sys
 from typing import List, Optional
 
 SUBCOMMANDS = {
-    "op": "corner pooling against a copy, cummax and loops",
     "train": "training iterations of the whole model",
-    "data": "the training data loader",
-    "soft_nms": "soft-NMS against a loop over images and classes",
 }
 
 

@@ -23,10 +23,10 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 from torch.utils.data import DataLoader
 
-from ... import add_cornernet_config
-from ...data import CornerNetDatasetMapper
-from ...data.augmentation import COLOR_EIGENVALUES, COLOR_EIGENVECTORS
-from ...targets import CornerTargets, draw_heatmaps
+from cornernet_d2 import add_cornernet_config
+from cornernet_d2.data import CornerNetDatasetMapper
+from cornernet_d2.data.augmentation import COLOR_EIGENVALUES, COLOR_EIGENVECTORS
+from cornernet_d2.targets import CornerTargets, draw_heatmaps
 
 SIZE, CLASSES, MAP, MAX_OBJECTS = 511, 80, 128, 128  # of the published training config
 SCALES = np.arange(0.6, 1.4, 0.1)

@@ -1,6 +1,6 @@
 """From nothing to a trained, evaluated and drawn CornerNet, in minutes on two CPU cores.
 
-    python -m cornernet_d2.tools.quickstart        (in the repository; `make quickstart` calls it)
+    python .ci/quickstart.py        (in the root of the repository; `make quickstart` calls it)
 
 Runs the commands that a user would, and prints each. What an earlier run left is used: finished
 training is evaluated again, stopped training goes on.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import create_small_table
 
-from cornernet_d2.tools import load_config
+from cornernet_d2 import load_config
 
 CONFIG = "configs/CornerNet-Shapes.yaml"
 
@@ -53,7 +53,7 @@ def main() -> None:
     predictions = output / "inference" / dataset / "coco_instances_results.json"
     sheet = output / "contact_sheet.png"
 
-    run("-m", "cornernet_d2.tools.make_shapes")
+    run(".ci/make_shapes.py")
     run("train_net.py", "--config-file", CONFIG, "--resume")
     draw = ("-m", "cornernet_d2.tools.contact_sheet", "--config-file", CONFIG)
     run(*draw, "--predictions", str(predictions), "--output", str(sheet), "--overwrite")

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from ...modeling.soft_nms import batched_soft_nms, batched_soft_nms_merge
-from ...modeling.soft_nms_official import official_soft_nms
+from cornernet_d2.modeling.soft_nms import batched_soft_nms, batched_soft_nms_merge
+from cornernet_d2.modeling.soft_nms_official import official_soft_nms
 
 SIGMA, MIN_SCORE, EXPONENT = 0.5, 0.001, 10.0  # the authors' settings
 BOXES_PER_CLUSTER = 10

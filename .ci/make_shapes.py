@@ -1,6 +1,6 @@
 """Write a small synthetic detection data set in COCO format.
 
-    python -m cornernet_d2.tools.make_shapes --output datasets/shapes
+    python .ci/make_shapes.py --output datasets/shapes
 
 Four kinds of shape, turned and stretched, partly hidden by one another, on textured backgrounds
 with clutter that carries no label. The boxes enclose what is visible of an object, to a quarter
@@ -191,7 +191,7 @@ def _write_split(folder: Path, split: str, number: int, settings: Settings) -> N
             annotations.append(identity | item)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)]
     data = {
-        "info": {"description": "synthetic shapes, cornernet_d2.tools.make_shapes"},
+        "info": {"description": "synthetic shapes, .ci/make_shapes.py"},
         "licenses": [],
         "images": images,
         "annotations": annotations,

@@ -1,6 +1,6 @@
 """Find Detectron2, or install it as pure Python.
 
-    DETECTRON2_SOURCE=auto|installed|github|pypi python cornernet_d2/tools/setup_detectron2.py
+    DETECTRON2_SOURCE=auto|installed|github|pypi python .ci/setup_detectron2.py
 
 Runs by path on the standard library, before anything but torch and pip is there.
 

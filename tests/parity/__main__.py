@@ -1,8 +1,8 @@
 """Compare every computation with a folder of the authors' outputs.
 
-    python -m cornernet_d2.tools.parity FOLDER
-    python -m cornernet_d2.tools.parity FOLDER --only losses,decode --verbose
-    python -m cornernet_d2.tools.parity FOLDER --json report.json
+    python -m tests.parity FOLDER
+    python -m tests.parity FOLDER --only losses,decode --verbose
+    python -m tests.parity FOLDER --json report.json
 
 FOLDER holds .npz files as their README describes, and the weights.py that they were made with,
 which is run. Exits with 0 if every comparison holds, 1 if one does not, 2 if there was none.
@@ -119,7 +119,7 @@ def _row(check: Check) -> str:
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cornernet_d2.tools.parity",
+        prog="python -m tests.parity",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

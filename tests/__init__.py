@@ -1,0 +1,1 @@
+"""Proofs, comparisons with other implementations, and what they share."""

@@ -1,0 +1,1 @@
+"""This project's parts against other ways to compute the same."""
