@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cornernet_d2.data import CornerNetDatasetMapper
+from cornernet_d2.data.annotations import boxes_xyxy
 from cornernet_d2.data.augmentation import ColorJitter, RandomScaleCrop
 from cornernet_d2.data.reading import read_image
 from cornernet_d2.data.validation import (
     annotation_problems,
-    boxes_xyxy,
     dataset_problems,
     validate_dataset,
 )

@@ -13,9 +13,10 @@ from detectron2.structures import Boxes, Instances
 from torch.utils.data import get_worker_info
 
 from ..targets import CornerTargetGenerator, canvas_size
+from .annotations import boxes_xyxy, is_ignored
 from .augmentation import ColorJitter, RandomPixelFlip, RandomScaleCrop, contiguous
 from .reading import read_image
-from .validation import annotation_problems, boxes_xyxy, is_ignored
+from .validation import annotation_problems
 
 CROWD_MODES = ("ignore", "positive", "drop")
 

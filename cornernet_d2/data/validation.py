@@ -8,9 +8,9 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
+from .annotations import boxes_xyxy
 from .reading import describe_image, read_image
 
 SHOWN = 10  # problems listed in one message
@@ -32,21 +32,6 @@ class Problem:
 
     def __str__(self) -> str:
         return self.text
-
-
-def boxes_xyxy(annotations: Sequence[Mapping]) -> np.ndarray:
-    """(M, 4) float64 ``x0 y0 x1 y1`` in pixels of the boxes of Detectron2 annotations."""
-    boxes = np.array([obj["bbox"] for obj in annotations], dtype=np.float64).reshape(-1, 4)
-    modes = [obj["bbox_mode"] for obj in annotations]
-    for mode in set(modes) - {BoxMode.XYXY_ABS}:
-        chosen = np.array([m == mode for m in modes])
-        boxes[chosen] = BoxMode.convert(boxes[chosen], BoxMode(mode), BoxMode.XYXY_ABS)
-    return boxes
-
-
-def is_ignored(annotation: Mapping) -> bool:
-    """Whether a Detectron2 annotation is marked "iscrowd" or "ignore"."""
-    return bool(annotation.get("iscrowd") or annotation.get("ignore"))
 
 
 def annotation_problems(dataset_dict: Mapping, num_classes: int) -> list[Problem]:

@@ -26,7 +26,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..data import CornerNetDatasetMapper
-from ..data.validation import boxes_xyxy, is_ignored
+from ..data.annotations import boxes_xyxy, is_ignored
 from ..engine.evaluation import build_evaluator
 from ..modeling import CornerNet
 from ..modeling.criterion import CORNERS, TargetBatch

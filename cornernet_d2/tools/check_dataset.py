@@ -25,8 +25,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data import CornerNetDatasetMapper
+from ..data.annotations import boxes_xyxy, is_ignored
 from ..data.reading import read_image
-from ..data.validation import boxes_xyxy, dataset_problems, is_ignored
+from ..data.validation import dataset_problems
 from ..modeling.decode import decode_corners
 from ..predictor import load_config
 from ..targets import CornerTargets, canvas_size
