@@ -1,6 +1,7 @@
 """What holds for the source as a whole: direction of imports, sizes, and what must not be in it."""
 
 import ast
+import graphlib
 import re
 import subprocess
 from pathlib import Path
@@ -10,22 +11,26 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cornernet_d2"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+AIDS = [
+    *ROOT.glob(".ci/*.py"),
+    *ROOT.glob("tests/parity/*.py"),
+    *ROOT.glob("tests/benchmarks/*.py"),
+]
 
-# part -> the parts that it may import. Everything may import from its own.
-MAY_IMPORT = {
-    "layers": set(),
-    "targets": {"heatmaps"},
-    "heatmaps": {"targets"},  # the type alone
-    "config": set(),
-    "visualize": set(),
-    "data": {"targets", "heatmaps", "config"},
-    "modeling": {"layers", "targets", "heatmaps", "config", "visualize"},
-    "checkpoint": {"config", "layers", "targets", "modeling"},
-    "model_zoo": {"config", "modeling"},
-    "engine": {"config", "targets", "data", "modeling", "checkpoint", "visualize", "layers"},
-    "predictor": {"config", "model_zoo", "engine"},
-}
-EVERYTHING = {"tools", "__init__"}  # may import all of the above
+# The whole package, part by part. A part imports from earlier rows and from itself, no other: those
+# of one row do not know one another. The package's __init__ may import everything.
+ROWS = (
+    ("config", "layers", "canvas", "visualize"),
+    ("targets",),
+    ("heatmaps",),
+    ("data", "modeling"),
+    ("compat",),
+    ("model_zoo", "checkpoint"),
+    ("engine",),
+    ("predictor",),
+    ("tools",),
+)
+PARTS = [part for row in ROWS for part in row]
 PRINTING = {"tools"}  # command lines talk to people; a library logs
 
 
@@ -33,8 +38,8 @@ def _part(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def _imported_parts(path: Path) -> set[str]:
-    """The parts of the package that a file imports from, at any depth of its code."""
+def _imports(path: Path) -> list[tuple[str, ...]]:
+    """Dotted names of this package that a file imports, at any depth of its code."""
     module = ("cornernet_d2", *path.relative_to(PACKAGE).with_suffix("").parts)
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -44,16 +49,45 @@ def _imported_parts(path: Path) -> set[str]:
             base = list(module[: -node.level]) if node.level else []
             base += node.module.split(".") if node.module else []
             names += [[*base, alias.name] for alias in node.names]
-    known = MAY_IMPORT.keys() | EVERYTHING
-    return {n[1] for n in names if n[0] == "cornernet_d2" and len(n) > 1 and n[1] in known}
+    return [tuple(name) for name in names if name[0] == "cornernet_d2"]
+
+
+def _imported_parts(path: Path) -> set[str]:
+    return {name[1] for name in _imports(path) if len(name) > 1 and name[1] in PARTS}
+
+
+def _file(name: tuple[str, ...]) -> Path | None:
+    """The file of the module that a dotted name is, or is in."""
+    path = PACKAGE.joinpath(*name[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return _file(name[:-1]) if len(name) > 1 else None
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path) -> None:
     part = _part(path)
-    assert part in MAY_IMPORT or part in EVERYTHING, f"say in MAY_IMPORT what {part} may import"
-    if part in MAY_IMPORT:
-        assert _imported_parts(path) <= MAY_IMPORT[part] | {part}
+    if part == "__init__":
+        return
+    assert part in PARTS, f"say in ROWS, and in the README, where {part} stands"
+    (row,) = (number for number, row in enumerate(ROWS) if part in row)
+    assert _imported_parts(path) <= {part, *(p for earlier in ROWS[:row] for p in earlier)}
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """Imports inside functions and for types alone count: who reads a file needs them too."""
+    graph = {path: {_file(name) for name in _imports(path)} - {path} for path in SOURCES}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        circle = [str(path.relative_to(PACKAGE)) for path in reversed(error.args[1])]
+        pytest.fail(" -> ".join(circle))
+
+
+def test_the_readme_states_the_order_of_imports() -> None:
+    order = " → ".join(", ".join(row) for row in ROWS)
+    assert f"{order}, train_net.py." in " ".join((ROOT / "README.md").read_text().split())
 
 
 def test_the_import_test_sees_every_way_to_import(tmp_path: Path) -> None:
@@ -76,7 +110,7 @@ def f():
     assert found == {"engine", "data", "targets", "modeling", "checkpoint", "layers"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", SOURCES + AIDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_short(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 300
@@ -87,7 +121,7 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             assert lines <= 50, f"{node.name} has {lines} lines"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", SOURCES + AIDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_arguments_are_annotated_and_the_library_does_not_print(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -95,7 +129,7 @@ def test_arguments_are_annotated_and_the_library_does_not_print(path: Path) -> N
             bare = [a.arg for a in arguments if a.annotation is None]
             assert set(bare) <= {"self", "cls"}, f"{node.name}: {bare}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "print" or _part(path) in PRINTING, f"line {node.lineno}"
+            assert path in AIDS or node.func.id != "print" or _part(path) in PRINTING, node.lineno
 
 
 def _tracked() -> list[Path]:
