@@ -1,15 +1,12 @@
-"""decode_corners against the authors' results, a slow implementation, and exporters."""
+"""decode_corners against a slow implementation, and through exporters."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from cornernet_d2.modeling.decode import REJECTED, decode_corners
-
-FIXTURE = dict(np.load(Path(__file__).parent / "fixtures" / "decode.npz"))
 
 
 def random_maps(n=2, c=3, h=9, w=12, seed=0, dtype=torch.float32):
@@ -55,36 +52,6 @@ def valid_rows(decoded, image):
     boxes, scores, classes, corner_scores = (values[image] for values in decoded)
     rows = torch.cat([scores[:, None], classes[:, None], corner_scores, boxes], 1)
     return rows[scores > REJECTED]
-
-
-@pytest.mark.parametrize("case", FIXTURE["cases"])
-def test_equals_the_authors_decoding(case):
-    arrays = {
-        key.split("/")[1]: value for key, value in FIXTURE.items() if key.startswith(f"{case}/")
-    }
-    names = {"heat": "heatmap", "tag": "embedding", "regr": "offset"}
-    maps = {
-        side: {
-            ours: torch.from_numpy(arrays[f"{side}_{theirs}"])
-            for theirs, ours in names.items()
-            if f"{side}_{theirs}" in arrays
-        }
-        for side in ("tl", "br")
-    }
-    boxes, scores, classes, corner_scores = decode_corners(
-        maps,
-        top_k=int(arrays["K"]),
-        nms_kernel=int(arrays["kernel"]),
-        embedding_threshold=float(arrays["ae_threshold"]),
-        max_detections=int(arrays["num_dets"]),
-    )
-    for image, valid in enumerate(arrays["valid"]):
-        assert (scores[image] > REJECTED).sum() == valid
-        want = torch.from_numpy(arrays["detections"][image, :valid])
-        torch.testing.assert_close(boxes[image, :valid], want[:, :4], rtol=0, atol=1e-5)
-        torch.testing.assert_close(scores[image, :valid], want[:, 4], rtol=0, atol=1e-5)
-        torch.testing.assert_close(corner_scores[image, :valid], want[:, 5:7], rtol=0, atol=1e-5)
-        assert torch.equal(classes[image, :valid], want[:, 7].long())
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])

@@ -1,8 +1,7 @@
-"""Soft-NMS against slow loops, torchvision, and what the authors' Cython code returned."""
+"""Soft-NMS against slow loops and torchvision; tests/parity has what the authors' code returned."""
 
 import argparse
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from cornernet_d2.modeling.soft_nms import METHODS, batched_soft_nms, batched_so
 from cornernet_d2.modeling.soft_nms_official import official_soft_nms
 from tests.benchmarks import soft_nms as benchmark
 
-FIXTURE = dict(np.load(Path(__file__).parent / "fixtures" / "softnms.npz"))
 OFFICIAL_METHODS = ("hard", "linear", "gaussian")  # by their number in the authors' code
 
 
@@ -164,34 +162,6 @@ def official(boxes, classes, method, iou_threshold, sigma, min_score, exponent=N
         exponent,
     )
     return torch.cat([rows.boxes, rows.scores[:, None]], 1), rows.classes, rows.stays
-
-
-def official_configs():
-    for name, (method, nt, sigma, floor) in zip(FIXTURE["configs"], FIXTURE["configs_values"]):
-        yield name, (method, nt, sigma, floor, None)
-    merging = zip(FIXTURE["merge_configs"], FIXTURE["merge_configs_values"])
-    for name, (method, nt, exponent) in merging:
-        yield name, (method, nt, 0.5, 0.001, exponent)
-
-
-@pytest.mark.parametrize("name, config", list(official_configs()))
-def test_official_rows_equal_the_authors_all_cases_at_once(name, config):
-    cases = [torch.from_numpy(FIXTURE[f"{case}/boxes"]) for case in FIXTURE["cases"]]
-    sizes = [len(boxes) for boxes in cases]
-    # Shuffled over the classes, each class in its own order.
-    classes = torch.arange(len(cases)).repeat_interleave(torch.tensor(sizes))
-    mixed = torch.rand(len(classes), generator=torch.Generator().manual_seed(0)).argsort()
-    mixed = mixed.sort().values[classes[mixed].argsort(stable=True).argsort()]
-    boxes, classes = torch.cat(cases)[mixed], classes[mixed]
-    rows, row_classes, stays = official(boxes, classes, *config)
-    for c, case in enumerate(FIXTURE["cases"]):
-        want = torch.from_numpy(FIXTURE[f"{case}/{name}/boxes_after"])
-        mine = row_classes == c
-        assert stays[mine].sum() == FIXTURE[f"{case}/{name}/kept"]
-        if config[4] is None:
-            assert torch.equal(rows[mine], want[:, :5])
-        torch.testing.assert_close(rows[mine], want[:, :5], rtol=0, atol=1e-3)
-        torch.testing.assert_close(rows[mine][:, 4], want[:, 4], rtol=0, atol=1e-5)
 
 
 def slow_official(rows, method, threshold, sigma, floor, exponent):

@@ -6,6 +6,8 @@ import numpy as np
 
 from cornernet_d2 import model_zoo
 from cornernet_d2.data.augmentation import (
+    COLOR_EIGENVALUES,
+    COLOR_EIGENVECTORS,
     ColorJitter,
     PixelFlipTransform,
     RandomScaleCrop,
@@ -19,6 +21,10 @@ from .reference import PRESET, Arrays, Reference, case_names, numbered, strided,
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
     arrays = folder.load(file)
+    if "eig_val" in arrays:
+        case = Case(file, "lighting")
+        yield case.relative("eigenvalues", COLOR_EIGENVALUES, arrays["eig_val"], 1e-6)
+        yield case.relative("eigenvectors", COLOR_EIGENVECTORS, arrays["eig_vec"], 1e-6)
     for name in case_names(arrays):
         case = Case(file, name)
         yield from guarded(case, _colours(case, under(arrays, name)))
