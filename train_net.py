@@ -7,7 +7,7 @@ about the processes.
 
 import argparse
 import logging
-from typing import Any, Dict, Optional
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -19,11 +19,16 @@ from cornernet_d2 import add_cornernet_config
 from cornernet_d2.engine import CornerNetTrainer, launch, restart_count
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def read_config(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     add_cornernet_config(cfg)
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    cfg = read_config(args)
     wants_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     if wants_gpu and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -34,7 +39,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def main(args: argparse.Namespace) -> Optional[Dict[str, Any]]:
+def main(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = setup(args)
     resume = args.resume or restart_count() > 0
     if args.eval_only:
@@ -58,4 +63,5 @@ if __name__ == "__main__":
         machine_rank=arguments.machine_rank,
         dist_url=arguments.dist_url,
         args=(arguments,),
+        device=read_config(arguments).MODEL.DEVICE,
     )

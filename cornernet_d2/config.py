@@ -34,7 +34,7 @@ def _add_hourglass(cfg: CN) -> None:
     # Any name that detectron2.layers.get_norm knows: "BN", "SyncBN", "FrozenBN", "GN", ...
     cfg.MODEL.HOURGLASS.NORM = "BN"
     # Recompute activations in the backward pass: "none", per "stack", or per residual "block".
-    cfg.MODEL.HOURGLASS.CHECKPOINT = "none"
+    cfg.MODEL.HOURGLASS.RECOMPUTE = "none"
 
 
 def _add_head(cfg: CN) -> None:
@@ -131,7 +131,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.GRADIENT_ACCUMULATION = 1
     # With SOLVER.AMP.ENABLED: "float16" (with a gradient scaler) or "bfloat16"; d2go's key.
     cfg.SOLVER.AMP.PRECISION = "float16"
-    cfg.SOLVER.COMPILE = False  # torch.compile the backbone and the head
+    # torch.compile the backbone and the head; not with MODEL.HOURGLASS.RECOMPUTE.
+    cfg.SOLVER.COMPILE = False
     # Last checkpoints to keep besides the best and the final one; 0 keeps all.
     cfg.SOLVER.CHECKPOINT_KEEP = 3
     # A key of metrics.json: model_best.pth holds the weights with the highest value of it.
@@ -144,6 +145,7 @@ def _add_solver(cfg: CN) -> None:
     # Exponential moving average of the weights; the key names are d2go's.
     cfg.MODEL_EMA = CN()
     cfg.MODEL_EMA.ENABLED = False
+    # Per step; SOLVER.REFERENCE_WORLD_SIZE scales it, so that it averages over as many images.
     cfg.MODEL_EMA.DECAY = 0.999
     cfg.MODEL_EMA.DEVICE = ""  # where the average is kept; empty: beside the model
     # Evaluate the averaged weights, during training and with --eval-only; False: the latest ones.

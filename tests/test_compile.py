@@ -1,15 +1,14 @@
 """SOLVER.COMPILE: the compiled parts run, and train as the uncompiled ones do."""
 
 import shutil
-from typing import Dict
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from cornernet_d2 import model_zoo
-from cornernet_d2.engine.trainer import compile_parts
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -22,15 +21,19 @@ SMALL = [
 ]
 
 
-def step(compiled: bool) -> Dict[str, torch.Tensor]:
-    """Gradients and running statistics after one forward and backward pass, by name."""
+def small_config(*overrides: object) -> CfgNode:
     cfg = model_zoo.get_config("CornerNet-HG104")
     cfg.defrost()
-    cfg.merge_from_list(SMALL)
+    cfg.merge_from_list([*SMALL, *overrides])
+    return cfg
+
+
+def step(compiled: bool) -> dict[str, torch.Tensor]:
+    """Gradients and running statistics after one forward and backward pass, by name."""
     torch.manual_seed(0)
-    model = build_model(cfg).train()
+    model = build_model(small_config()).train()
     if compiled:
-        compile_parts(model)
+        model.compile_parts()
     instances = Instances((64, 64))
     instances.gt_boxes = Boxes(torch.tensor([[4.0, 6.0, 30.0, 41.0], [20.0, 9.0, 60.0, 50.0]]))
     instances.gt_classes = torch.tensor([0, 1])
@@ -48,3 +51,10 @@ def test_compiled_step_equals_eager() -> None:
     assert found.keys() == expected.keys()  # checkpoints do not change
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("level", ["stack", "block"])
+def test_recomputation_is_refused(level: str) -> None:
+    model = build_model(small_config("MODEL.HOURGLASS.RECOMPUTE", level))
+    with pytest.raises(ValueError, match="SOLVER.COMPILE does not go with MODEL.HOURGLASS.REC"):
+        model.compile_parts()

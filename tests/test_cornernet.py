@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from cornernet_d2 import model_zoo
@@ -197,7 +198,7 @@ def test_autocast_keeps_losses_in_float32(dtype, channels_last):
 
 @pytest.mark.parametrize("level", ["stack", "block"])
 def test_recomputation_changes_nothing(level):
-    plain, recomputed = tiny_model(), tiny_model("MODEL.HOURGLASS.CHECKPOINT", level)
+    plain, recomputed = tiny_model(), tiny_model("MODEL.HOURGLASS.RECOMPUTE", level)
     batch = [example(3), example(1, seed=1)]
     for model in (plain, recomputed):
         sum(model(batch).values()).backward()
@@ -217,6 +218,13 @@ def test_training_logs_what_tells_a_run_apart():
         ((_, picture, _),) = storage._vis_data
         assert picture.shape[0] == 3 and picture.std() > 0
     assert model.training
+
+
+def test_pictures_are_drawn_where_they_are_written(monkeypatch):
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    with EventStorage() as storage:
+        tiny_model("VIS_PERIOD", 1)([example(1)])
+        assert not storage._vis_data
 
 
 def test_pictures_need_a_period():

@@ -19,6 +19,7 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 
 import cornernet_d2
+import cornernet_d2.engine
 
 NAME = "drop_in"
 BOX = [8, 12, 30, 28]  # x, y, width, height, pixels
@@ -66,6 +67,37 @@ def test_default_trainer(cfg, tmp_path):
     trainer.train()
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
     assert (tmp_path / "output" / "model_final.pth").is_file()
+
+
+class Trainer(DefaultTrainer):
+    """As README has it."""
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return cornernet_d2.engine.build_optimizer(cfg, model)
+
+
+def test_optimizer_of_a_stock_trainer(cfg, tmp_path):
+    """Detectron2's own takes SGD, whatever SOLVER.OPTIMIZER says; one line puts that right."""
+    (tmp_path / "output").mkdir()
+    assert type(DefaultTrainer(cfg).optimizer) is torch.optim.SGD
+    trainer = Trainer(cfg)
+    assert type(trainer.optimizer) is torch.optim.Adam
+    assert trainer.optimizer.defaults["betas"] == tuple(cfg.SOLVER.BETAS)
+
+
+def test_short_schedule_in_a_stock_trainer(cfg, tmp_path):
+    """Its clipping is none of Detectron2's kinds, and is part of our optimiser."""
+    (tmp_path / "output").mkdir()
+    short = cornernet_d2.model_zoo.get_config("CornerNet-HG104-12ep")
+    cfg.merge_from_list(
+        ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1e-3]
+        + ["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", short.SOLVER.CLIP_GRADIENTS.CLIP_TYPE]
+    )
+    trainer = Trainer(cfg)
+    trainer.train()
+    norm = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm()
+    assert 0.9e-3 < norm < 1.001e-3
 
 
 def test_plain_loop_and_coco_evaluator(cfg, tmp_path):

@@ -1,18 +1,27 @@
 """The trainer's recipe: optimisers, precision, loader, progress, evaluation, command line."""
 
+import gc
 import itertools
 import json
+import signal
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
+import cv2
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from tiny_run import make_dataset, tiny_config, train
 
-from cornernet_d2.engine import CornerNetTrainer
+from cornernet_d2 import model_zoo
+from cornernet_d2.engine import CornerNetTrainer, events
 from cornernet_d2.engine.optimizer import build_optimizer
 from cornernet_d2.engine.train_loader import StreamSampler
 
@@ -77,7 +86,7 @@ class TestOptimizer:
             folder.mkdir()
             run = ("SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.WARMUP_ITERS", 0)
             trainer = build(folder, *NO_TEST, *run, "SOLVER.MAX_ITER", 10)
-            rates: List[float] = []
+            rates: list[float] = []
             original = trainer.run_step
             trainer.run_step = lambda: (
                 rates.append(trainer.optimizer.param_groups[0]["lr"]),
@@ -113,8 +122,12 @@ class TestPrecision:
             build(tmp_path, "SOLVER.AMP.PRECISION", "fp8")
 
 
+class Example(dict):
+    """Unlike a dict, it can be referred to weakly."""
+
+
 class TestLoader:
-    def batches(self, tmp_path: Any, count: int, *overrides: Any, skip: int = 0) -> List[Any]:
+    def batches(self, tmp_path: Any, count: int, *overrides: Any, skip: int = 0) -> list[Any]:
         cfg = tiny_config(str(tmp_path), *overrides)
         cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5  # used but not defined by Detectron2 0.6
         loader = CornerNetTrainer.build_train_loader(cfg)
@@ -123,7 +136,7 @@ class TestLoader:
             [(x["file_name"], x["image"]) for x in batch] for batch, _ in zip(loader, range(count))
         ]
 
-    def assert_same(self, a: List[Any], b: List[Any]) -> None:
+    def assert_same(self, a: list[Any], b: list[Any]) -> None:
         assert len(a) == len(b)
         for x, y in zip(a, b):
             assert [name for name, _ in x] == [name for name, _ in y]
@@ -172,6 +185,62 @@ class TestLoader:
         torch.manual_seed(5)
         self.batches(tmp_path, 3)
         assert torch.equal(torch.rand(3), expected)
+
+    def test_crops_are_not_grouped(self, tmp_path: Any) -> None:
+        """They are of one shape; and a step of one orientation is what our configs avoid."""
+        make_dataset(str(tmp_path))
+        keys = ("DATALOADER.ASPECT_RATIO_GROUPING", True, "INPUT.CORNERNET.CROP.ENABLED", True)
+        loader = CornerNetTrainer.build_train_loader(tiny_config(str(tmp_path), *keys))
+        assert loader.groups is None
+        for path in REPOSITORY.glob("configs/*.yaml"):
+            assert not model_zoo.get_config(path.name).DATALOADER.ASPECT_RATIO_GROUPING, path
+
+    @pytest.mark.parametrize(
+        "sampler",
+        ["TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"],
+    )
+    def test_dataset_is_kept_once(self, tmp_path: Any, sampler: str) -> None:
+        """The packed copy, without the dicts that it was made of."""
+        make_dataset(str(tmp_path))
+        examples = [Example(x) for x in DatasetCatalog.get("tiny")]
+        kept = [weakref.ref(x) for x in examples]
+        DatasetCatalog.register("tiny_weak", lambda: examples)
+        keys = ("DATASETS.TRAIN", ("tiny_weak",), "DATALOADER.SAMPLER_TRAIN", sampler)
+        cfg = tiny_config(str(tmp_path), *keys)
+        cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5
+        try:
+            loader = CornerNetTrainer.build_train_loader(cfg)
+        finally:
+            DatasetCatalog.remove("tiny_weak")
+            MetadataCatalog.remove("tiny_weak")
+        examples.clear()
+        gc.collect()
+        assert not any(reference() for reference in kept)
+        assert len(next(iter(loader))) == 4
+
+    def test_repeat_sqrt(self, tmp_path: Any, monkeypatch: Any) -> None:
+        """The key of Detectron2's main branch reaches its function."""
+        make_dataset(str(tmp_path))
+        seen = {}
+
+        def factors(dicts: Any, threshold: float, sqrt: bool = True) -> torch.Tensor:
+            seen["sqrt"] = sqrt
+            return torch.ones(len(dicts))
+
+        name = "repeat_factors_from_category_frequency"
+        monkeypatch.setattr(RepeatFactorTrainingSampler, name, factors)
+        key = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
+        cfg = tiny_config(str(tmp_path), *key)
+        cfg.DATALOADER.REPEAT_SQRT = False
+        CornerNetTrainer.build_train_loader(cfg)
+        assert seen == {"sqrt": False}
+
+    def test_workers_do_not_share_the_cores_twice(self, tmp_path: Any) -> None:
+        make_dataset(str(tmp_path))
+        cfg = tiny_config(str(tmp_path), "DATALOADER.NUM_WORKERS", 1)
+        loader = CornerNetTrainer.build_train_loader(cfg)
+        loader.mapper = lambda example: cv2.getNumThreads()
+        assert set(next(iter(loader))) == {1}
 
     def test_aspect_ratio_groups(self, tmp_path: Any) -> None:
         make_dataset(str(tmp_path))
@@ -225,8 +294,77 @@ class TestBestWeights:
         assert trainer.start_iter == 12
         assert torch.load(path, weights_only=True)["metric"] == 50.0
 
+    def test_not_those_of_an_earlier_run(self, tmp_path: Any, monkeypatch: Any) -> None:
+        """Which ended before its first checkpoint, but after an evaluation."""
+        best = tmp_path / "output" / "model_best.pth"
+        best.parent.mkdir()
+        torch.save({"model": {}, "metric": 99.0, "iteration": 1}, best)
+        monkeypatch.setattr(CornerNetTrainer, "test", lambda *a: {"bbox": {"AP": 30.0}})
+        train(str(tmp_path))
+        assert torch.load(best, weights_only=True)["metric"] == 30.0
+        aside = best.parent / "previous_run_1" / "model_best.pth"
+        assert torch.load(aside, weights_only=True)["metric"] == 99.0
+
+    def test_unknown_metric(self, tmp_path: Any, caplog: Any) -> None:
+        train(str(tmp_path), "SOLVER.BEST_METRIC", "bbox/PA")
+        assert "SOLVER.BEST_METRIC bbox/PA was not evaluated" in caplog.text
+        assert not (tmp_path / "output" / "model_best.pth").exists()
+
+
+class TestSettings:
+    def test_warmup_must_leave_something_of_a_cosine(self, tmp_path: Any) -> None:
+        cosine = ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.MAX_ITER", 12)
+        for warmup in (12, 20):
+            with pytest.raises(ValueError, match=f"SOLVER.WARMUP_ITERS {warmup} takes all of"):
+                build(tmp_path, *cosine, "SOLVER.WARMUP_ITERS", warmup)
+        build(tmp_path, *cosine, "SOLVER.WARMUP_ITERS", 11)
+
+    def test_ignored_keys_are_said(self, tmp_path: Any, caplog: Any) -> None:
+        ignored = ("INPUT.MIN_SIZE_TRAIN", (600,), "MODEL.BACKBONE.FREEZE_AT", 3)
+        for crop in (True, False):
+            caplog.clear()
+            build(tmp_path, *ignored, "INPUT.CORNERNET.CROP.ENABLED", crop)
+            assert ("INPUT.MIN_SIZE_TRAIN is ignored" in caplog.text) == crop
+            assert "MODEL.BACKBONE.FREEZE_AT is ignored" in caplog.text
+        caplog.clear()
+        build(tmp_path, "INPUT.MIN_SIZE_TRAIN", (800,), "INPUT.CORNERNET.CROP.ENABLED", True)
+        assert "is ignored" not in caplog.text
+
+    def test_pinned_memory_is_for_gpus(self, tmp_path: Any) -> None:
+        make_dataset(str(tmp_path))
+        for device, pinned in (("cpu", False), ("cuda", True)):
+            cfg = tiny_config(str(tmp_path), "MODEL.DEVICE", device)
+            assert CornerNetTrainer.build_train_loader(cfg).pin_memory == pinned
+
+
+def test_training_outside_the_main_thread(tmp_path: Any) -> None:
+    """As in a notebook server or a tuner; nobody there can handle signals."""
+    before = signal.getsignal(signal.SIGTERM)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(train(str(tmp_path), *NO_TEST)))
+    thread.start()
+    thread.join()
+    assert done and done[0].iter == 12
+    assert signal.getsignal(signal.SIGTERM) is before
+
 
 class TestProgress:
+    @pytest.mark.parametrize("tensorboard", [True, False])
+    def test_pictures_do_not_pile_up(
+        self, tmp_path: Any, monkeypatch: Any, tensorboard: bool
+    ) -> None:
+        if not tensorboard:
+            monkeypatch.setattr(events, "find_spec", lambda name: None)
+        else:
+            pytest.importorskip("tensorboard")
+        writers = events.build_writers(str(tmp_path), 10)
+        with EventStorage() as storage:
+            storage.put_image("x", torch.zeros(3, 4, 4))
+            storage.put_scalar("lr", 1.0)
+            for writer in writers:
+                writer.write()
+            assert not storage._vis_data
+
     def test_line_json_and_tensorboard(self, tmp_path: Any, caplog: Any) -> None:
         train(str(tmp_path), *NO_TEST, "SOLVER.MAX_ITER", 20)
         (line,) = [r.getMessage() for r in caplog.records if "images_per_second" in r.getMessage()]
@@ -239,6 +377,7 @@ class TestProgress:
             "lr:",
         ):
             assert part in line
+        assert "grad_norm:" in line
         record = json.loads((tmp_path / "output" / "metrics.json").read_text().splitlines()[-1])
         assert {"total_loss", "grad_norm", "images_per_second", "eta_seconds"} <= record.keys()
         accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -248,10 +387,14 @@ class TestProgress:
 
     def test_reference_world_size(self, tmp_path: Any) -> None:
         """A recipe for 4 processes, run by one: a quarter of the batch and rate, 4x the steps."""
-        trainer = build(tmp_path, *NO_TEST, "SOLVER.REFERENCE_WORLD_SIZE", 4)
+        decay = ("MODEL_EMA.DECAY", 0.9)
+        trainer = build(tmp_path, *NO_TEST, *decay, "SOLVER.REFERENCE_WORLD_SIZE", 4)
         assert trainer.cfg.SOLVER.IMS_PER_BATCH == 1 and trainer.max_iter == 48
         assert trainer.cfg.SOLVER.BASE_LR == pytest.approx(0.0025)
         assert trainer.cfg.SOLVER.STEPS == (36,)
+        assert trainer.cfg.MODEL_EMA.DECAY ** (4 * 12) == pytest.approx(
+            0.9**12
+        )  # of the same images
 
 
 def test_accumulation_without_counts_averages(tmp_path: Any) -> None:

@@ -1,7 +1,8 @@
 """Each data set gets its own evaluator, and that one scores what the trainer detects."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ def voc(tmp_path: Path) -> Iterator[str]:
     """A data set in VOC's folders, read without Detectron2 0.6's ``np.str``."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
-    dicts: List[Dict[str, Any]] = []
+    dicts: list[dict[str, Any]] = []
     for i, objects in enumerate(OBJECTS):
         image = tmp_path / "JPEGImages" / f"{i}.jpg"
         cv2.imwrite(str(image), np.full((48, 64, 3), 90, np.uint8))
@@ -57,14 +58,14 @@ def voc(tmp_path: Path) -> Iterator[str]:
 class Oracle(torch.nn.Module):
     """Detects what is there, except for ``missed`` of the classes."""
 
-    def __init__(self, missed: List[int]) -> None:
+    def __init__(self, missed: list[int]) -> None:
         super().__init__()
         self.missed = missed
 
-    def forward(self, batched_inputs: List[Dict[str, Any]]) -> List[Dict[str, Instances]]:
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         return [{"instances": self.detect(OBJECTS[int(x["image_id"])])} for x in batched_inputs]
 
-    def detect(self, objects: List[Any]) -> Instances:
+    def detect(self, objects: list[Any]) -> Instances:
         found = [(c, box) for c, box in objects if c not in self.missed]
         instances = Instances((48, 64))
         instances.pred_boxes = Boxes(torch.tensor([box for _, box in found]).reshape(-1, 4))
@@ -74,7 +75,7 @@ class Oracle(torch.nn.Module):
 
 
 @pytest.mark.parametrize("missed, ap", [([], 100.0), ([0], 50.0)])
-def test_pascal_voc(voc: str, tmp_path: Path, missed: List[int], ap: float) -> None:
+def test_pascal_voc(voc: str, tmp_path: Path, missed: list[int], ap: float) -> None:
     cfg = tiny_config(str(tmp_path), "DATASETS.TEST", (voc,))
     results = CornerNetTrainer.test(cfg, Oracle(missed))
     assert results["bbox"]["AP"] == pytest.approx(ap)

@@ -6,7 +6,7 @@ import random
 import resource
 import signal
 import time
-from typing import Any, Tuple
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ class TestKills:
         train(str(once), *run)
 
         rng = random.Random(0)
-        schedule: list[Tuple[Any, int]] = [*self.DEATHS, *[(None, 0)] * len(self.DEATHS)]
+        schedule: list[tuple[Any, int]] = [*self.DEATHS, *[(None, 0)] * len(self.DEATHS)]
         rng.shuffle(schedule)
         kills = 0
         for k, (death, call) in enumerate(schedule):

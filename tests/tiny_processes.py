@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import socket
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from cornernet_d2.engine import launch
 

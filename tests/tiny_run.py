@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import signal
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,7 +35,7 @@ class TinyDetector(nn.Module):
         self.size = nn.Conv2d(4, 2, 1)
         self.unused = nn.Linear(2, 2) if cfg.MODEL.WEIGHTS == "unused" else None
 
-    def forward(self, batched_inputs: List[Dict[str, Any]]) -> Any:
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         images = torch.stack([x["image"].float() / 255 for x in batched_inputs])
         sizes = self.size(self.body(images)).float().mean(dim=(2, 3))
         if not self.training:
@@ -45,7 +45,7 @@ class TinyDetector(nn.Module):
         width, height = (sizes - wanted).abs().mean(dim=0)
         return {"loss_width": width, "loss_height": height}
 
-    def detect(self, size: torch.Tensor) -> Dict[str, Instances]:
+    def detect(self, size: torch.Tensor) -> dict[str, Instances]:
         instances = Instances((SIZE, SIZE))
         instances.pred_boxes = Boxes(torch.cat([size * 0, size])[None])
         instances.scores = torch.ones(1)
@@ -128,9 +128,7 @@ def train(
     return trainer
 
 
-def train_or_die(
-    folder: str, started: Any, death: Optional[str], call: int, *overrides: Any
-) -> None:
+def train_or_die(folder: str, started: Any, death: str | None, call: int, *overrides: Any) -> None:
     """Resume the run; SIGKILL it at the given call of a step of checkpoint writing."""
     os.setpgrp()  # so that a kill reaches the data workers, too
     if death is not None:

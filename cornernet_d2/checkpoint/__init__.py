@@ -3,7 +3,7 @@
 from .architecture import infer_architecture
 from .checkpointer import CornerNetCheckpointer
 from .conventions import CONVENTIONS, InputConvention
-from .files import CheckpointError, load_torch_file, save_torch_file
+from .files import CheckpointError, load_torch_file, save_torch_file, whole_file
 from .formats import Checkpoint, build_contents, parse
 from .key_maps import FORMATS, detect_format, rename
 
@@ -21,4 +21,5 @@ __all__ = [
     "parse",
     "rename",
     "save_torch_file",
+    "whole_file",
 ]

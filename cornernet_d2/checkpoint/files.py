@@ -4,7 +4,9 @@ import errno
 import hashlib
 import os
 import pickle
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -56,12 +58,37 @@ def load_torch_file(path: str, *, mmap: bool = True) -> Any:
         raise CheckpointError(_damaged(path, error)) from error
 
 
+@contextmanager
+def whole_file(path: str) -> Iterator[IO[bytes]]:
+    """Open a file beside ``path`` that takes its place once all of it is on the disk.
+
+    An exception leaves ``path`` as it was; so does a kill, which may leave ``path``.tmp behind.
+    """
+    temporary = f"{path}.tmp"
+    try:
+        # Through a file object a torch archive does not record the temporary file's name.
+        with open(temporary, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name itself
+    finally:
+        os.close(folder)
+
+
 def save_torch_file(obj: Any, path: str, *, overwrite: bool = False, legacy: bool = False) -> None:
-    """``torch.save`` that leaves either a whole file or none.
+    """``torch.save`` that leaves either a whole file or none; see :func:`whole_file`.
 
     Args:
         obj: what to save.
-        path: destination; written beside it first, then moved in one step.
+        path: destination.
         overwrite: replace a file that is there.
         legacy: the format before torch 1.6, which every torch reads.
 
@@ -70,18 +97,8 @@ def save_torch_file(obj: Any, path: str, *, overwrite: bool = False, legacy: boo
     """
     if os.path.exists(path) and not overwrite:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-    try:
-        # Through a file object the archive does not record the temporary file's name.
-        with open(temporary, "wb") as f:
-            torch.save(obj, f, _use_new_zipfile_serialization=not legacy)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with whole_file(path) as f:
+        torch.save(obj, f, _use_new_zipfile_serialization=not legacy)
 
 
 def file_sha256(path: str) -> str:

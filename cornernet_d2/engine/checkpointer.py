@@ -4,19 +4,22 @@ import logging
 import os
 import re
 import zipfile
-from contextlib import contextmanager
-from typing import IO, Any, Dict, Iterator, List, Optional
+from typing import Any
 
 import torch
 from detectron2.utils import comm
 from torch import nn
 
-from ..checkpoint import CornerNetCheckpointer
+from ..checkpoint import CornerNetCheckpointer, whole_file
 
 logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"  # fvcore's file with the name of the newest checkpoint
-NUMBERED = re.compile(r"model_(\d{7,})\.pth")  # written by fvcore's PeriodicCheckpointer
+NUMBERED = re.compile(r"model_\d{7,}\.pth")  # written by fvcore's PeriodicCheckpointer
+# All that a run leaves.
+WRITTEN = re.compile(
+    rf"{LAST}|{NUMBERED.pattern}|model_(best|final|final_ema)\.pth|nonfinite_rank\d+\.pth"
+)
 
 
 class TrainingCheckpointer(CornerNetCheckpointer):
@@ -53,12 +56,12 @@ class TrainingCheckpointer(CornerNetCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
         self._drop_old()
 
-    def write(self, name: str, data: Dict[str, Any]) -> None:
+    def write(self, name: str, data: dict[str, Any]) -> None:
         """Write ``save_dir/name.pth`` without making it the one to resume from."""
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
         try:
-            with self._whole_file(path) as f:
+            with whole_file(path) as f:
                 torch.save({**self.notes(), **data}, f)
         except (OSError, RuntimeError) as error:
             raise OSError(
@@ -67,7 +70,7 @@ class TrainingCheckpointer(CornerNetCheckpointer):
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with self._whole_file(os.path.join(self.save_dir, LAST)) as f:
+        with whole_file(os.path.join(self.save_dir, LAST)) as f:
             f.write(last_filename_basename.encode())
 
     def has_checkpoint(self) -> bool:
@@ -79,7 +82,7 @@ class TrainingCheckpointer(CornerNetCheckpointer):
         Raises:
             OSError: there are checkpoints, but all of them are damaged.
         """
-        choice: Optional[str] = None
+        choice: str | None = None
         if comm.is_main_process():
             for choice in self._candidates():
                 fault = _fault(choice)
@@ -99,19 +102,21 @@ class TrainingCheckpointer(CornerNetCheckpointer):
         return choice
 
     def set_aside(self) -> None:
-        """Move checkpoints of an earlier run to a folder of their own, so that none is lost."""
-        if not self.save_to_disk or not self._candidates():
+        """Move what an earlier run left to a folder of its own, so that none of it is lost."""
+        if not self.save_to_disk or not os.path.isdir(self.save_dir):
+            return
+        left = [name for name in os.listdir(self.save_dir) if WRITTEN.fullmatch(name)]
+        if not left:
             return
         number = 1
         while os.path.exists(target := os.path.join(self.save_dir, f"previous_run_{number}")):
             number += 1
         os.makedirs(target)
-        for name in os.listdir(self.save_dir):
-            if name == LAST or name.endswith(".pth"):
-                os.rename(os.path.join(self.save_dir, name), os.path.join(target, name))
+        for name in left:
+            os.rename(os.path.join(self.save_dir, name), os.path.join(target, name))
         logger.warning("Moved the checkpoints of an earlier run to %s", target)
 
-    def _candidates(self) -> List[str]:
+    def _candidates(self) -> list[str]:
         """Checkpoints to resume from: the tagged one, then the others from new to old."""
         if not os.path.isdir(self.save_dir):
             return []
@@ -136,28 +141,8 @@ class TrainingCheckpointer(CornerNetCheckpointer):
         latest = self._candidates()
         return f"{latest[0]} is intact." if latest else "There is no earlier checkpoint."
 
-    @contextmanager
-    def _whole_file(self, path: str) -> Iterator[IO[bytes]]:
-        """Open a temporary file that takes the place of ``path`` once it is on the disk."""
-        temporary = f"{path}.tmp"
-        try:
-            with open(temporary, "wb") as f:
-                yield f
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-            raise
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name itself
-        finally:
-            os.close(folder)
 
-
-def _fault(path: str) -> Optional[str]:
+def _fault(path: str) -> str | None:
     """What is wrong with a checkpoint file, or None. PyTorch itself does not verify checksums."""
     try:
         with zipfile.ZipFile(path) as archive:

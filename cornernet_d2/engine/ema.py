@@ -1,62 +1,49 @@
-"""Exponential moving average of the weights: torch's AveragedModel as a Detectron2 hook."""
+"""Exponential moving average of the weights, as torch's AveragedModel keeps it."""
 
-from typing import Any, Dict, List
+from itertools import chain
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
-from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from .checkpointer import TrainingCheckpointer
-from .train_loop import GuardedTrainer, unwrap
+
+class WeightAverage(AveragedModel):
+    """``averaged = decay * averaged + (1 - decay) * current``; the first update copies.
+
+    Buffers are averaged like weights; counters are copied. The update of torch's own class sends
+    its count of updates to the device in every step, and waits for that.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, device: str | None = None) -> None:
+        super().__init__(model, device, use_buffers=True)
+        self.n_averaged = self.n_averaged.cpu()
+        self.decay = decay
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        weight = 1.0 - self.decay if self.n_averaged else 1.0
+        ours, theirs = (list(chain(m.parameters(), m.buffers())) for m in (self.module, model))
+        floats = [i for i, x in enumerate(ours) if x.is_floating_point()]
+        counts = [i for i, x in enumerate(ours) if not x.is_floating_point()]
+        torch._foreach_lerp_(
+            [ours[i] for i in floats], [theirs[i].to(ours[i].device) for i in floats], weight
+        )
+        if counts:
+            torch._foreach_copy_([ours[i] for i in counts], [theirs[i] for i in counts])
+        self.n_averaged += 1
 
 
-def build_ema(cfg: CfgNode, model: nn.Module) -> AveragedModel:
+def build_ema(cfg: CfgNode, model: nn.Module) -> WeightAverage:
     """The average of ``model``'s weights and running statistics that MODEL_EMA describes."""
     decay = cfg.MODEL_EMA.DECAY
     if not 0 <= decay < 1:
         raise ValueError(f"MODEL_EMA.DECAY is {decay}; it must be in [0, 1)")
-
-    def average(averaged: List[torch.Tensor], current: List[torch.Tensor], _: Any) -> None:
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-        else:  # counters, such as num_batches_tracked
-            torch._foreach_copy_(averaged, current)
-
-    ema = AveragedModel(
-        unwrap(model), device=cfg.MODEL_EMA.DEVICE or None, multi_avg_fn=average, use_buffers=True
-    )
-    return ema.requires_grad_(False)
+    return WeightAverage(model, decay, cfg.MODEL_EMA.DEVICE or None)
 
 
-class EMAHook(HookBase):
-    """Update the average after every step that was taken.
-
-    Args:
-        ema: the average to update.
-        step: has the model, and tells whether its weights changed.
-        checkpointer: writes the final average as model_final_ema.pth: weights alone.
-    """
-
-    def __init__(
-        self, ema: AveragedModel, step: GuardedTrainer, checkpointer: TrainingCheckpointer
-    ) -> None:
-        self.ema = ema
-        self.step = step
-        self.checkpointer = checkpointer
-
-    def after_step(self) -> None:
-        if self.step.finite:
-            self.ema.update_parameters(unwrap(self.step.model))
-
-    def after_train(self) -> None:
-        if comm.is_main_process() and self.trainer.iter >= self.trainer.max_iter:
-            self.checkpointer.write("model_final_ema", {"model": self.ema.module.state_dict()})
-
-
-def averaged_weights(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """An AveragedModel's state as a state dict of the model itself."""
+def averaged_weights(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A WeightAverage's state as a state dict of the model itself."""
     prefix = "module."
     return {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}

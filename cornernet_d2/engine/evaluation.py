@@ -1,9 +1,8 @@
-"""The evaluator of a data set, by the ``evaluator_type`` in its metadata."""
+"""The evaluator of a dataset, by the ``evaluator_type`` in its metadata."""
 
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
-from typing import Optional
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -16,13 +15,13 @@ from detectron2.evaluation import (
 
 
 def build_evaluator(
-    cfg: CfgNode, dataset_name: str, output_folder: Optional[str] = None
+    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluator:
     """VOC and LVIS sets get their own evaluator, everything else COCO's on boxes.
 
     Args:
         cfg: uses OUTPUT_DIR and TEST.DETECTIONS_PER_IMAGE.
-        dataset_name: a registered data set.
+        dataset_name: a registered dataset.
         output_folder: where predictions are written; by default OUTPUT_DIR/inference/NAME.
     """
     output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)

@@ -1,13 +1,12 @@
 """Writers of the training progress: terminal, JSON, TensorBoard."""
 
+import logging
 import os
 from importlib.util import find_spec
-from typing import List
+from typing import Any
 
-import torch
 from detectron2.utils.events import (
     CommonMetricPrinter,
-    EventStorage,
     EventWriter,
     JSONWriter,
     TensorboardXWriter,
@@ -15,44 +14,44 @@ from detectron2.utils.events import (
 )
 from detectron2.utils.file_io import PathManager
 
+logger = logging.getLogger(__name__)
+
+WINDOW = 20  # iterations that a number on the terminal is taken over
+
 
 class ProgressPrinter(CommonMetricPrinter):
-    """One line as Detectron2 prints it, with images per second and the gradient norm besides."""
+    """Detectron2's line, with images per second, gradient norm and skipped steps at its end."""
 
-    def write(self) -> None:
-        storage = get_event_storage()
-        if storage.iter == self._max_iter:
-            return  # training is over
-        history = storage.histories()
-        parts = [f"eta: {self._get_eta(storage)}", f"iter: {storage.iter}"]
-        parts += [
-            f"{name}: {values.median(self._window(storage, name)):.4g}"
-            for name, values in history.items()
-            if "loss" in name or name == "grad_norm"
-        ]
-        for name, unit in (("time", "s"), ("data_time", "s"), ("images_per_second", "")):
-            if name in history:
-                mean = history[name].avg(self._window(storage, name))
-                parts.append(f"{name}: {mean:.4g}{unit}")
-        if "lr" in history:
-            parts.append(f"lr: {history['lr'].latest():.5g}")
+    def __init__(self, max_iter: int) -> None:
+        super().__init__(max_iter, WINDOW)
+        self.logger = _WithOurMetrics(self.logger, {})
+
+
+class _WithOurMetrics(logging.LoggerAdapter):
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        history = get_event_storage().histories()
+        parts = [msg]
+        if "images_per_second" in history:
+            parts.append(f"images_per_second: {history['images_per_second'].avg(WINDOW):.4g}")
+        if "grad_norm" in history:
+            parts.append(f"grad_norm: {history['grad_norm'].median(WINDOW):.4g}")
         if "skipped_steps" in history and history["skipped_steps"].latest():
             parts.append(f"skipped_steps: {history['skipped_steps'].latest():.0f}")
-        if torch.cuda.is_available():
-            parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
-        self.logger.info(" " + "  ".join(parts))
-
-    def _window(self, storage: EventStorage, name: str) -> int:
-        return min(self._window_size, len(storage.history(name).values()))
+        return "  ".join(parts), kwargs
 
 
-def build_writers(output_dir: str, max_iter: int) -> List[EventWriter]:
+class DropPictures(EventWriter):
+    """Takes the place of TensorBoard, whose writer frees the pictures that it has written."""
+
+    def write(self) -> None:
+        get_event_storage().clear_images()
+
+
+def build_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
     """Progress on the terminal, metrics.json and, where it is installed, TensorBoard."""
     PathManager.mkdirs(output_dir)
-    printer = ProgressPrinter(max_iter)
-    writers = [printer, JSONWriter(os.path.join(output_dir, "metrics.json"))]
+    writers = [ProgressPrinter(max_iter), JSONWriter(os.path.join(output_dir, "metrics.json"))]
     if find_spec("tensorboard"):
-        writers.append(TensorboardXWriter(output_dir))
-    else:
-        printer.logger.info("No TensorBoard events: `pip install tensorboard` for them")
-    return writers
+        return [*writers, TensorboardXWriter(output_dir)]
+    logger.info("No TensorBoard events: `pip install tensorboard` for them")
+    return [*writers, DropPictures()]

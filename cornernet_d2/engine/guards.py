@@ -1,18 +1,19 @@
-"""Hooks that keep a run from going wrong silently."""
+"""What keeps a run from going wrong silently."""
 
 import logging
 import os
 import statistics
 from collections import deque
-from typing import Any, Deque, Dict, List
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from .train_loop import Batch, GuardedTrainer
+from .train_loop import Batch, GuardedTrainer, RunningStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +28,11 @@ class NonFiniteGuard(HookBase):
         FloatingPointError: after ``limit`` steps in a row, naming the images and the loss terms.
     """
 
-    def __init__(self, step: GuardedTrainer, model: nn.Module, limit: int, output_dir: str) -> None:
+    def __init__(self, step: GuardedTrainer, limit: int, output_dir: str) -> None:
         self.step = step
-        self.model = model
         self.limit = limit
         self.output_dir = output_dir
-        self.in_a_row: List[Dict[str, Any]] = []
+        self.in_a_row: list[dict[str, Any]] = []
         self.total = 0
 
     def after_step(self) -> None:
@@ -66,26 +66,21 @@ class NonFiniteGuard(HookBase):
             )
 
     def _dump(self) -> str:
-        names = [
-            name
-            for name, p in self.model.named_parameters()
-            if p.grad is not None and not p.grad.isfinite().all()
-        ]
         path = os.path.join(self.output_dir, f"nonfinite_rank{comm.get_rank()}.pth")
         PathManager.mkdirs(self.output_dir)
         content = {
             "steps": self.in_a_row,
-            "gradients": names,
+            "gradients": self.step.nonfinite_gradients(),
             "batches": [[_plain(example) for example in batch] for batch in self.step.batches],
         }
         with PathManager.open(path, "wb") as f:
             torch.save(content, f)
         return path
 
-    def state_dict(self) -> Dict[str, int]:
+    def state_dict(self) -> dict[str, int]:
         return {"total": self.total}
 
-    def load_state_dict(self, state: Dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.total = state["total"]
 
 
@@ -102,7 +97,7 @@ class LossSpikeReporter(HookBase):
     def __init__(self, step: GuardedTrainer, factor: float) -> None:
         self.step = step
         self.factor = factor
-        self.recent: Deque[float] = deque(maxlen=self.WINDOW)
+        self.recent: deque[float] = deque(maxlen=self.WINDOW)
 
     def after_step(self) -> None:
         if not self.step.finite:
@@ -122,65 +117,42 @@ class LossSpikeReporter(HookBase):
         self.recent.append(loss)
 
 
-class UnusedParameters(HookBase):
-    """After the first step, name the parameters that got no gradient.
+@torch.enable_grad()
+def freeze_unreached(model: nn.Module, batch: Batch) -> list[str]:
+    """Freeze the parameters that no loss depends on; return, and log, their names.
 
-    Raises:
-        RuntimeError: with several processes, where they make DDP wait for gradients forever.
+    DDP would wait for their gradients forever; levels of a feature pyramid that have no head are
+    such. One forward in training mode tells, of whose graph the leaves are looked at. With several
+    processes, all of them must call this.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def after_step(self) -> None:
-        if self.trainer.iter != self.trainer.start_iter:
-            return
-        unused = [n for n, p in self.model.named_parameters() if p.requires_grad and p.grad is None]
-        if not unused:
-            return
-        message = (
-            f"{len(unused)} parameters got no gradient: {', '.join(unused[:10])}"
-            f"{' ...' if len(unused) > 10 else ''}. They do not take part in any loss; freeze them "
-            "with requires_grad_(False), or use them."
+    statistics = RunningStatistics(model)
+    statistics.keep()
+    with EventStorage(1):  # not 0, in which periodic things happen
+        losses = model.train()(batch)
+    statistics.restore()
+    reached: set[int] = set()
+    nodes, seen = [loss.grad_fn for loss in losses.values()], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        reached.add(id(getattr(node, "variable", None)))
+        nodes += [following for following, _ in node.next_functions]
+    frozen = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in reached]
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    if frozen:
+        logger.warning(
+            "%d parameters take part in no loss and stay as they are: %s%s",
+            len(frozen),
+            ", ".join(frozen[:10]),
+            " ..." if len(frozen) > 10 else "",
         )
-        if comm.get_world_size() > 1:
-            raise RuntimeError(message)
-        logger.warning(message)
+    return frozen
 
 
-class RankAgreement(HookBase):
-    """Check bit by bit that all processes hold the same weights, at the start and periodically.
-
-    Raises:
-        RuntimeError: they do not, naming the first parameter and the processes that differ.
-    """
-
-    def __init__(self, model: nn.Module, period: int) -> None:
-        self.model = model
-        self.period = period
-
-    def before_train(self) -> None:
-        self.check()
-
-    def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self.period == 0:
-            self.check()
-
-    def check(self) -> None:
-        if comm.get_world_size() == 1:
-            return
-        named = list(self.model.named_parameters())
-        sums = torch.stack([_checksum(p) for _, p in named]).tolist()
-        everywhere = comm.all_gather(sums)
-        for (name, _), values in zip(named, zip(*everywhere)):
-            if len(set(values)) > 1:
-                raise RuntimeError(
-                    f"Parameter {name} differs between processes (checksums by rank: {values}). "
-                    "Did all of them start from the same weights and run the same config?"
-                )
-
-
-def gather_image_names(batches: List[Batch]) -> List[List[str]]:
+def gather_image_names(batches: list[Batch]) -> list[list[str]]:
     """Ids and files of the images of a step, a list for each process; a collective call."""
     names = [
         f"{example.get('image_id', '?')} ({example.get('file_name', 'no file name')})"
@@ -190,7 +162,7 @@ def gather_image_names(batches: List[Batch]) -> List[List[str]]:
     return comm.all_gather(names)
 
 
-def _describe(record: Dict[str, Any]) -> str:
+def _describe(record: dict[str, Any]) -> str:
     parts = []
     for rank, (outcome, images) in enumerate(zip(record["outcomes"], record["images"])):
         terms = ", ".join(f"{name} {value:.4g}" for name, value in outcome["losses"].items())
@@ -201,7 +173,7 @@ def _describe(record: Dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _plain(example: Dict[str, Any]) -> Dict[str, Any]:
+def _plain(example: dict[str, Any]) -> dict[str, Any]:
     """Tensors and plain values of an example, which torch.load reads without running code."""
     kept = {k: v for k, v in example.items() if isinstance(v, (int, float, str, torch.Tensor))}
     if "instances" in example:
@@ -209,8 +181,3 @@ def _plain(example: Dict[str, Any]) -> Dict[str, Any]:
         kept["gt_boxes"] = instances.gt_boxes.tensor
         kept["gt_classes"] = instances.gt_classes
     return kept
-
-
-def _checksum(p: torch.Tensor) -> torch.Tensor:
-    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[p.element_size()]
-    return p.detach().contiguous().view(whole).sum(dtype=torch.int64).cpu()

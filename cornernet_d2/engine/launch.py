@@ -4,8 +4,9 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Callable, Tuple
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -21,21 +22,23 @@ def launch(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "tcp://127.0.0.1:29500",
-    args: Tuple = (),
+    args: tuple = (),
+    device: str = "cuda",
 ) -> Any:
     """Run ``main(*args)`` in every process of the run, as ``detectron2.engine.launch`` does.
 
     Two things are new. Under torchrun the processes exist already and its environment variables
-    replace the other arguments. And without a GPU the processes talk through gloo, on every
-    version of Detectron2.
+    replace the other arguments. And without a GPU, or with a model that is not on it, the
+    processes talk through gloo, on every version of Detectron2.
 
     Args:
         main: runs once in each process.
-        num_processes: processes per machine, one a GPU if there are any.
+        num_processes: processes per machine, one a GPU if they use any.
         num_machines: machines in the run; this function must be called on each.
         machine_rank: rank of this machine in [0, num_machines).
         dist_url: address of the process group, the same on all machines.
         args: arguments of ``main``.
+        device: MODEL.DEVICE; "cuda" means the CPU where there is no GPU.
 
     Returns:
         what ``main`` returned, None if it ran in other processes.
@@ -43,17 +46,18 @@ def launch(
     Raises:
         ValueError: more processes than GPUs.
     """
+    use_gpu = device.startswith("cuda") and torch.cuda.is_available()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return _torchrun_worker(main, args)
+        return _torchrun_worker(main, args, use_gpu)
     if num_machines * num_processes == 1:
         return main(*args)
-    if torch.cuda.is_available() and num_processes > torch.cuda.device_count():
+    if use_gpu and num_processes > torch.cuda.device_count():
         raise ValueError(
             f"--num-gpus {num_processes} on a machine with {torch.cuda.device_count()} GPUs"
         )
     mp.start_processes(
         _spawned_worker,
-        args=(main, num_processes, num_machines, machine_rank, dist_url, args),
+        args=(main, num_processes, num_machines, machine_rank, dist_url, args, use_gpu),
         nprocs=num_processes,
     )
 
@@ -63,7 +67,7 @@ def restart_count() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
-def _torchrun_worker(main: Callable, args: Tuple) -> Any:
+def _torchrun_worker(main: Callable, args: tuple, use_gpu: bool) -> Any:
     environ = os.environ
     rank, world_size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
     store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))
@@ -72,6 +76,7 @@ def _torchrun_worker(main: Callable, args: Tuple) -> Any:
     return _work(
         main,
         args,
+        use_gpu,
         rank=rank,
         world_size=world_size,
         local_rank=int(environ.get("LOCAL_RANK", rank)),
@@ -113,11 +118,13 @@ def _spawned_worker(
     num_machines: int,
     machine_rank: int,
     dist_url: str,
-    args: Tuple,
+    args: tuple,
+    use_gpu: bool,
 ) -> None:
     _work(
         main,
         args,
+        use_gpu,
         rank=machine_rank * num_processes + local_rank,
         world_size=num_machines * num_processes,
         local_rank=local_rank,
@@ -128,7 +135,8 @@ def _spawned_worker(
 
 def _work(
     main: Callable,
-    args: Tuple,
+    args: tuple,
+    use_gpu: bool,
     *,
     rank: int,
     world_size: int,
@@ -137,12 +145,11 @@ def _work(
     **rendezvous: Any,
 ) -> Any:
     """Join the process group and run ``main``; ``rendezvous`` is ``init_method`` or ``store``."""
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
+    if use_gpu:
         torch.cuda.set_device(local_rank)
     try:
         dist.init_process_group(
-            "nccl" if has_gpu else "gloo",
+            "nccl" if use_gpu else "gloo",
             rank=rank,
             world_size=world_size,
             timeout=TIMEOUT,

@@ -1,19 +1,18 @@
 """Optimisers by name, with Detectron2's parameter groups and gradient clipping."""
 
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-# Clipping by the norm over all gradients, which is done where that norm is computed anyway
-# (train_loop.py); the name is the one that Mask2Former and detrex use.
+# Clipping by the norm over all gradients, which Detectron2 does not know; Mask2Former's name.
 FULL_MODEL = "full_model"
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build SOLVER.OPTIMIZER.
+    """Build SOLVER.OPTIMIZER, which clips as SOLVER.CLIP_GRADIENTS says, for any training loop.
 
     Weight decay spares normalisation layers and biases as SOLVER.WEIGHT_DECAY_NORM and
     SOLVER.WEIGHT_DECAY_BIAS say. Adam and AdamW run fused: one pass over all parameters.
@@ -22,7 +21,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         ValueError: the name is unknown.
     """
     solver = cfg.SOLVER
-    kinds: Dict[str, Any] = {
+    kinds: dict[str, Any] = {
         "ADAM": (torch.optim.Adam, {"betas": tuple(solver.BETAS), "fused": True}),
         "ADAMW": (torch.optim.AdamW, {"betas": tuple(solver.BETAS), "fused": True}),
         "SGD": (
@@ -41,6 +40,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    if solver.CLIP_GRADIENTS.CLIP_TYPE != FULL_MODEL:
+    clip = solver.CLIP_GRADIENTS
+    if clip.CLIP_TYPE != FULL_MODEL:
         kind = maybe_add_gradient_clipping(cfg, kind)
-    return kind(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **options)
+    optimizer = kind(params, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **options)
+    if clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+
+        def clip_all(*_: Any) -> None:
+            nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE)
+
+        optimizer.register_step_pre_hook(clip_all)
+    return optimizer

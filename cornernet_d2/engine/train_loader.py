@@ -8,9 +8,11 @@ that were taken.
 
 import itertools
 import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -25,11 +27,11 @@ from torch.utils import data as torchdata
 
 from ..data.validation import validate_dataset
 
-Example = Dict[str, Any]
-Key = Tuple[int, int]  # index in the data set, position in the stream
+Example = dict[str, Any]
+Key = tuple[int, int]  # index in the dataset, position in the stream
 
 
-def entropy_words(*entropy: int) -> List[int]:
+def entropy_words(*entropy: int) -> list[int]:
     """Three 32-bit seeds that depend on all of ``entropy``; similar ones give unrelated seeds."""
     return [int(word) for word in np.random.SeedSequence(entropy).generate_state(3)]
 
@@ -69,7 +71,7 @@ class SeededDataset(torchdata.Dataset):
         if example is None:
             raise ValueError(
                 f"The dataset mapper returned None for {source.get('file_name', index)!r}. Leave "
-                "images out when the data set is registered: a mapper that drops some makes the "
+                "images out when the dataset is registered: a mapper that drops some makes the "
                 "order of the others unknown, and a run could not be resumed exactly."
             )
         return example
@@ -96,7 +98,7 @@ class StreamSampler(torchdata.Sampler):
         batch_size: int,
         parts: int,
         start: int = 0,
-        groups: Optional[Sequence[int]] = None,
+        groups: Sequence[int] | None = None,
     ) -> None:
         self.indices = indices
         self.batch_size = batch_size
@@ -104,15 +106,15 @@ class StreamSampler(torchdata.Sampler):
         self.start = start
         self.groups = groups
 
-    def __iter__(self) -> Iterator[List[Key]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         bounds = [k * self.batch_size // self.parts for k in range(self.parts + 1)]
         mine = range(comm.get_rank(), self.parts, comm.get_world_size())
         for step in itertools.islice(self._steps(), self.start, None):
             for part in mine:
                 yield step[bounds[part] : bounds[part + 1]]
 
-    def _steps(self) -> Iterator[List[Key]]:
-        pending: Dict[int, List[Key]] = {}
+    def _steps(self) -> Iterator[list[Key]]:
+        pending: dict[int, list[Key]] = {}
         for position, index in enumerate(self.indices):
             group = 0 if self.groups is None else self.groups[index]
             step = pending.setdefault(group, [])
@@ -132,6 +134,7 @@ class TrainLoader:
         batch_size: examples per step, of all processes.
         accumulation: batches of this process per step.
         num_workers: worker processes.
+        pin_memory: have the tensors in memory that a GPU copies from without waiting.
         seed: of the order and of the augmentation; the same on every process.
         groups: see :class:`StreamSampler`.
 
@@ -141,15 +144,16 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: List[Example],
+        dataset: list[Example],
         mapper: Callable[[Example], Example],
         build_indices: Callable[[int], Iterable[int]],
         *,
         batch_size: int,
         accumulation: int = 1,
         num_workers: int = 0,
+        pin_memory: bool = False,
         seed: int = 0,
-        groups: Optional[Sequence[int]] = None,
+        groups: Sequence[int] | None = None,
     ) -> None:
         self.dataset = DatasetFromList(dataset, copy=False)
         self.mapper = mapper
@@ -157,11 +161,12 @@ class TrainLoader:
         self.batch_size = batch_size
         self.accumulation = accumulation
         self.num_workers = num_workers
+        self.pin_memory = pin_memory
         self.seed = seed
         self.groups = groups
         self.steps_seen = 0
 
-    def __iter__(self) -> Iterator[List[Example]]:
+    def __iter__(self) -> Iterator[list[Example]]:
         # A generator: nothing is read before the first batch is asked for, so that a checkpoint
         # can still move the starting point.
         sampler = StreamSampler(
@@ -172,11 +177,12 @@ class TrainLoader:
             groups=self.groups,
         )
         loader = torchdata.DataLoader(
-            SeededDataset(self.dataset, self.mapper, self.seed),
+            self._examples(),
             batch_sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=_as_list,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else starting the workers draws from the model's
         )
         for number, batch in enumerate(loader, start=1):
@@ -184,10 +190,18 @@ class TrainLoader:
                 self.steps_seen += 1
             yield batch
 
-    def state_dict(self) -> Dict[str, int]:
+    def first(self, count: int) -> list[Example]:
+        """As many examples of the dataset, in its order, as the model would get them."""
+        examples = self._examples()
+        return [examples[k % len(examples), k] for k in range(count)]
+
+    def _examples(self) -> SeededDataset:
+        return SeededDataset(self.dataset, self.mapper, self.seed)
+
+    def state_dict(self) -> dict[str, int]:
         return {"seed": self.seed, "steps_seen": self.steps_seen}
 
-    def load_state_dict(self, state: Dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.seed = state["seed"]
         self.steps_seen = state["steps_seen"]
 
@@ -213,7 +227,8 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Example], Example]) -> Tr
         names = ", ".join(cfg.DATASETS.TRAIN)
         validate_dataset(dataset, cfg.MODEL.CORNERNET.NUM_CLASSES, classes, names)
     groups = None
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+    # A crop has one shape, whatever the image's.
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not cfg.INPUT.CORNERNET.CROP.ENABLED:
         groups = [int(d["width"] > d["height"]) for d in dataset]
     return TrainLoader(
         dataset,
@@ -222,25 +237,31 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Example], Example]) -> Tr
         batch_size=solver.IMS_PER_BATCH,
         accumulation=solver.GRADIENT_ACCUMULATION,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         groups=groups,
     )
 
 
-def _indices_builder(cfg: CfgNode, dataset: List[Example]) -> Callable[[int], Iterable[int]]:
-    """The stream that Detectron2's sampler of that name has before it is shared among processes."""
-    name = cfg.DATALOADER.SAMPLER_TRAIN
+def _indices_builder(cfg: CfgNode, dataset: list[Example]) -> Callable[[int], Iterable[int]]:
+    """The stream that Detectron2's sampler of that name has before it is shared among processes.
+
+    It must not keep the dataset: every process has that once already, in the loader, packed.
+    """
+    name, size = cfg.DATALOADER.SAMPLER_TRAIN, len(dataset)
     if name == "TrainingSampler":
-        return lambda seed: TrainingSampler(len(dataset), seed=seed)._infinite_indices()
+        return lambda seed: TrainingSampler(size, seed=seed)._infinite_indices()
     if name == "RepeatFactorTrainingSampler":
+        # A key, and an argument, of Detectron2's main branch.
+        sqrt = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD
+            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
         )
         return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)._infinite_indices()
     if name == "RandomSubsetTrainingSampler":
         ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
         return lambda seed: RandomSubsetTrainingSampler(
-            len(dataset), ratio, seed_shuffle=seed, seed_subset=seed
+            size, ratio, seed_shuffle=seed, seed_subset=seed
         )._infinite_indices()
     raise ValueError(
         f"DATALOADER.SAMPLER_TRAIN is {name!r}; choose TrainingSampler, "
@@ -248,5 +269,9 @@ def _indices_builder(cfg: CfgNode, dataset: List[Example]) -> Callable[[int], It
     )
 
 
-def _as_list(batch: List[Example]) -> List[Example]:
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # as torch does for itself: the workers share the cores already
+
+
+def _as_list(batch: list[Example]) -> list[Example]:
     return batch

@@ -1,17 +1,19 @@
 """One optimisation step: mixed precision, gradient accumulation, and a guard against NaN."""
 
+import math
 import time
-from contextlib import nullcontext
-from typing import Any, ContextManager, Dict, Iterable, List, Optional
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-Batch = List[Dict[str, Any]]
+Batch = list[dict[str, Any]]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -20,18 +22,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 class GuardedTrainer(SimpleTrainer):
-    """Detectron2's SimpleTrainer with autocast, accumulation, clipping and a finite check.
+    """Detectron2's SimpleTrainer with autocast, accumulation and a finite check.
 
     A step whose loss or gradient is not finite on any process changes nothing on any of them:
-    neither weights nor running statistics; see :class:`.guards.NonFiniteGuard` for
-    what is made of it.
+    neither weights, moments nor running statistics; see :class:`.guards.NonFiniteGuard` for
+    what is made of it. The host waits for the device once in a step, when all of it is queued.
 
     Args:
         model, data_loader, optimizer: as in SimpleTrainer.
         precision: dtype to autocast to, on the model's device; None for none. float16 comes with
             a gradient scaler.
         accumulation: batches of the loader per step.
-        clip_norm: largest norm of all gradients together; infinity for no clipping.
 
     Attributes:
         outcomes (list): of the last step, one dict per process: "losses" {name: value},
@@ -49,21 +50,26 @@ class GuardedTrainer(SimpleTrainer):
         data_loader: Any,
         optimizer: torch.optim.Optimizer,
         *,
-        precision: Optional[torch.dtype] = None,
+        precision: torch.dtype | None = None,
         accumulation: int = 1,
-        clip_norm: float = float("inf"),
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         self.precision = precision
         self.accumulation = accumulation
-        self.clip_norm = clip_norm
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.device = self.parameters[0].device
+        named = unwrap(model).named_parameters()
+        self.parameters = {name: p for name, p in named if p.requires_grad}
+        self.device = next(iter(self.parameters.values())).device
         self.grad_scaler = torch.amp.GradScaler(
             self.device.type, enabled=precision == torch.float16
         )
-        self.outcomes: List[Dict[str, Any]] = []
-        self.batches: List[Batch] = []
+        # Fused Adam reads on the device whether it is to do nothing; for others the host decides.
+        # (Fused SGD reads it too, but leaves its momentum uninitialised if that is its first step.)
+        adam = isinstance(optimizer, torch.optim.Adam)
+        self.decides_on_device = adam and bool(optimizer.defaults["fused"])
+        self.statistics = RunningStatistics(model)
+        self.grad_norms: dict[str, torch.Tensor] = {}
+        self.outcomes: list[dict[str, Any]] = []
+        self.batches: list[Batch] = []
         self.finite = True
         self.scaler_overflow = False
         self.stop_requested = False
@@ -77,38 +83,34 @@ class GuardedTrainer(SimpleTrainer):
         self.batches = [next(self._data_loader_iter) for _ in range(self.accumulation)]
         data_time = time.perf_counter() - start
 
-        statistics = _RunningStatistics(self.model)
+        self.statistics.keep()
         self.optimizer.zero_grad()
         losses = self._forward_backward()
         self.grad_scaler.unscale_(self.optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        self.outcomes = comm.all_gather(
-            {
-                "losses": {name: value.item() for name, value in losses.items()},
-                "grad_norm": grad_norm.item(),
-                "data_time": data_time,
-                "images": sum(len(batch) for batch in self.batches),
-                "stop": self.stop_requested,
-            }
-        )
-        self.finite = all(
-            _is_finite([o["grad_norm"], *o["losses"].values()]) for o in self.outcomes
-        )
-        if self.finite:
-            self.grad_scaler.step(self.optimizer)
-        else:
-            statistics.restore()
+        # Before anything clips: a norm that is not finite would spread to all gradients.
+        grads = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
+        self.grad_norms = dict(zip(grads, torch._foreach_norm(list(grads.values()))))
+        record = self._gather(losses, data_time)
+        self._update_if_finite(record[:, : len(losses) + 1].isfinite().all())
+        self._read(record, list(losses))
+        if not self.finite:
+            self.statistics.restore()
         self.scaler_overflow = (
             not self.finite
             and self.grad_scaler.is_enabled()
             and self.grad_scaler.get_scale() > 1
-            and all(_is_finite(o["losses"].values()) for o in self.outcomes)
+            and all(_is_finite(*o["losses"].values()) for o in self.outcomes)
         )
         self.grad_scaler.update()
         self._write_outcomes()
 
-    def _forward_backward(self) -> Dict[str, torch.Tensor]:
-        total: Dict[str, torch.Tensor] = {}
+    def nonfinite_gradients(self) -> list[str]:
+        """Names of the parameters whose gradients were not finite in the last step."""
+        finite = torch.stack(list(self.grad_norms.values())).isfinite().tolist()
+        return [name for name, ok in zip(self.grad_norms, finite) if not ok]
+
+    def _forward_backward(self) -> dict[str, torch.Tensor]:
+        total: dict[str, torch.Tensor] = {}
         weight = self._share_counts()
         for k, batch in enumerate(self.batches):
             with self._gradient_sync(last=k == len(self.batches) - 1):
@@ -135,10 +137,49 @@ class GuardedTrainer(SimpleTrainer):
         model.loss_counts = sum(model.count_targets(batch) for batch in self.batches)
         return 1.0
 
-    def _gradient_sync(self, last: bool) -> ContextManager:
+    def _gradient_sync(self, last: bool) -> AbstractContextManager:
         if last or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
+
+    def _gather(self, losses: dict[str, torch.Tensor], data_time: float) -> torch.Tensor:
+        """What all processes know of the step: (processes, losses + 4) float64, on the device.
+
+        Columns: the losses; gradient norm, data time, images, and whether to stop.
+        """
+        norm = torch.linalg.vector_norm(torch.stack(list(self.grad_norms.values())))
+        images = sum(len(batch) for batch in self.batches)
+        # Filled in by kernels: a tensor of host values would have to be copied, and waited for.
+        known = (data_time, images, float(self.stop_requested))
+        known = (norm.new_full((), x, dtype=torch.float64) for x in known)
+        mine = torch.stack([x.double() for x in (*losses.values(), norm, *known)])[None]
+        if comm.get_world_size() == 1:
+            return mine
+        record = mine.new_empty(comm.get_world_size(), mine.shape[1])
+        dist.all_gather_into_tensor(record, mine)
+        return record
+
+    def _update_if_finite(self, finite: torch.Tensor) -> None:
+        if self.decides_on_device:
+            self.optimizer.found_inf = 1 - finite.float()
+            self.optimizer.step()
+            del self.optimizer.found_inf
+        elif finite:
+            self.optimizer.step()
+
+    def _read(self, record: torch.Tensor, names: list[str]) -> None:
+        self.outcomes = []
+        for *losses, norm, data_time, images, stop in record.tolist():
+            self.outcomes.append(
+                {
+                    "losses": dict(zip(names, losses)),
+                    "grad_norm": norm,
+                    "data_time": data_time,
+                    "images": int(images),
+                    "stop": bool(stop),
+                }
+            )
+        self.finite = all(_is_finite(o["grad_norm"], *o["losses"].values()) for o in self.outcomes)
 
     def _write_outcomes(self) -> None:
         if not comm.is_main_process():
@@ -156,14 +197,14 @@ class GuardedTrainer(SimpleTrainer):
         storage.put_scalars(**mean)
         storage.put_scalar("grad_norm", self.outcomes[0]["grad_norm"])
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["grad_scaler"] = self.grad_scaler.state_dict()
         if hasattr(self.data_loader, "state_dict"):
             state["data_loader"] = self.data_loader.state_dict()
         return state
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
@@ -171,17 +212,25 @@ class GuardedTrainer(SimpleTrainer):
             self.data_loader.load_state_dict(state_dict["data_loader"])
 
 
-class _RunningStatistics:
+class RunningStatistics:
     """A copy of the model's buffers: one forward with a NaN would spoil running means for good."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.buffers = list(model.buffers())
-        self.copies = [buffer.clone() for buffer in self.buffers]
+        self.model = model
+        self.copies = [torch.empty_like(buffer) for buffer in model.buffers()]
+
+    def keep(self) -> None:
+        _copy(self.copies, list(self.model.buffers()))
 
     def restore(self) -> None:
-        for buffer, copy in zip(self.buffers, self.copies):
-            buffer.copy_(copy)
+        _copy(list(self.model.buffers()), self.copies)
 
 
-def _is_finite(values: Iterable[float]) -> bool:
-    return all(abs(value) < float("inf") for value in values)  # False for NaN, too
+def _copy(to: list[torch.Tensor], of: list[torch.Tensor]) -> None:
+    for dtype in {x.dtype for x in to}:  # of one dtype, a list is copied by one kernel
+        pairs = [(x, y) for x, y in zip(to, of) if x.dtype == dtype]
+        torch._foreach_copy_([x for x, _ in pairs], [y for _, y in pairs])
+
+
+def _is_finite(*values: float) -> bool:
+    return all(math.isfinite(value) for value in values)

@@ -3,7 +3,7 @@
 import copy
 import logging
 import weakref
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -19,16 +19,15 @@ from torch import nn
 
 from ..data import CornerNetDatasetMapper
 from .checkpointer import TrainingCheckpointer
-from .ema import EMAHook, averaged_weights, build_ema
+from .ema import averaged_weights, build_ema
 from .evaluation import build_evaluator
 from .events import build_writers
-from .guards import LossSpikeReporter, NonFiniteGuard, RankAgreement, UnusedParameters
-from .hooks import BestWeights, Preemption, StepSeed, Throughput
-from .optimizer import FULL_MODEL, build_optimizer
+from .guards import LossSpikeReporter, NonFiniteGuard, freeze_unreached
+from .hooks import Averaging, BestWeights, Preemption, StepSeed, Throughput
+from .optimizer import build_optimizer
+from .settings import check_settings, precision, scale_to_world_size
 from .train_loader import TrainLoader, build_train_loader
 from .train_loop import GuardedTrainer, unwrap
-
-PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class CornerNetTrainer(DefaultTrainer):
@@ -45,6 +44,7 @@ class CornerNetTrainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        check_settings(cfg)
         self.cfg = cfg
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -53,16 +53,19 @@ class CornerNetTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self.ema = build_ema(cfg, model) if cfg.MODEL_EMA.ENABLED else None
+        if isinstance(data_loader, TrainLoader):
+            freeze_unreached(model, data_loader.first(2))
         if cfg.SOLVER.COMPILE:
-            compile_parts(model)
+            model.compile_parts()
         device_ids = {} if next(model.parameters()).is_cuda else {"device_ids": None}
         self._trainer = GuardedTrainer(
-            create_ddp_model(model, broadcast_buffers=False, **device_ids),
+            create_ddp_model(
+                model, broadcast_buffers=False, gradient_as_bucket_view=True, **device_ids
+            ),
             data_loader,
             optimizer,
-            precision=_precision(cfg),
+            precision=precision(cfg),
             accumulation=cfg.SOLVER.GRADIENT_ACCUMULATION,
-            clip_norm=_clip_norm(cfg),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = TrainingCheckpointer(
@@ -72,39 +75,36 @@ class CornerNetTrainer(DefaultTrainer):
             self.checkpointer.add_checkpointable("ema", self.ema)
         self.register_hooks(self.build_hooks())
 
-    def train(self) -> Optional[Dict[str, Any]]:
+    def train(self) -> dict[str, Any] | None:
         if self.start_iter == 0:
             self.checkpointer.set_aside()
         return super().train()
 
-    def build_hooks(self) -> List[Optional[HookBase]]:
+    def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, with ours at the places where their order matters."""
-        cfg, step, model = self.cfg, self._trainer, unwrap(self.model)
+        cfg, step = self.cfg, self._trainer
         timer, *rest = super().build_hooks()
         evaluation = next(i for i, h in enumerate(rest) if isinstance(h, hooks.EvalHook))
         spike_factor = cfg.SOLVER.LOSS_SPIKE_FACTOR
-        period = cfg.TEST.EVAL_PERIOD
         return [
             timer,
             StepSeed(self.data_loader) if isinstance(self.data_loader, TrainLoader) else None,
             Throughput(step),
-            UnusedParameters(model),
-            NonFiniteGuard(step, model, cfg.SOLVER.NONFINITE_LIMIT, cfg.OUTPUT_DIR),
+            NonFiniteGuard(step, cfg.SOLVER.NONFINITE_LIMIT, cfg.OUTPUT_DIR),
             LossSpikeReporter(step, spike_factor) if spike_factor else None,
-            RankAgreement(model, cfg.SOLVER.CHECKPOINT_PERIOD),
-            EMAHook(self.ema, step, self.checkpointer) if self.ema else None,
+            Averaging(self.ema, step, self.checkpointer) if self.ema else None,
             *rest[:evaluation],  # schedule, precise BN, and then the checkpoint of this step
             Preemption(step, self.checkpointer),
-            hooks.EvalHook(period, self.evaluate),
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
             (
-                BestWeights(period, self.checkpointer, cfg.SOLVER.BEST_METRIC, self.evaluated_model)
+                BestWeights(self.checkpointer, cfg.SOLVER.BEST_METRIC, self.evaluated_model)
                 if comm.is_main_process() and cfg.DATASETS.TEST
                 else None
             ),
             *rest[evaluation + 1 :],
         ]
 
-    def build_writers(self) -> List[EventWriter]:
+    def build_writers(self) -> list[EventWriter]:
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def evaluated_model(self) -> nn.Module:
@@ -113,7 +113,7 @@ class CornerNetTrainer(DefaultTrainer):
             return self.ema.module
         return unwrap(self.model)
 
-    def evaluate(self) -> Dict[str, Any]:
+    def evaluate(self) -> dict[str, Any]:
         """Evaluate on DATASETS.TEST, the images shared among the processes."""
         model, device = self.evaluated_model(), next(self.model.parameters()).device
         if next(model.parameters()).device != device:  # MODEL_EMA.DEVICE
@@ -138,6 +138,10 @@ class CornerNetTrainer(DefaultTrainer):
             model.load_state_dict(averaged_weights(rest["ema"]), strict=False)
             logging.getLogger(__name__).info("Evaluating the averaged weights")
 
+    @staticmethod
+    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
+        return scale_to_world_size(cfg, DefaultTrainer.auto_scale_workers(cfg, num_workers))
+
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
@@ -148,36 +152,16 @@ class CornerNetTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, output_folder: Optional[str] = None
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name, output_folder)
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["_trainer"] = self._trainer.state_dict()  # Detectron2 0.6 leaves the optimizer out
         return state
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
-
-
-def compile_parts(model: nn.Module) -> None:
-    """Compile backbone and heads in place: names of weights stay, losses stay in eager mode."""
-    model.backbone.compile()
-    for head in model.head:
-        head.compile()
-
-
-def _precision(cfg: CfgNode) -> Optional[torch.dtype]:
-    name = cfg.SOLVER.AMP.PRECISION
-    if name not in PRECISIONS:
-        raise ValueError(f"SOLVER.AMP.PRECISION is {name!r}; choose one of {list(PRECISIONS)}")
-    return PRECISIONS[name] if cfg.SOLVER.AMP.ENABLED else None
-
-
-def _clip_norm(cfg: CfgNode) -> float:
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    in_step = clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL
-    return clip.CLIP_VALUE if in_step else float("inf")

@@ -135,7 +135,7 @@ class CornerNet(nn.Module):
             "head_width": settings.HEAD_WIDTH,
             "pool_width": settings.POOL_WIDTH,
             "norm": settings.NORM,
-            "recompute_head": cfg.MODEL.HOURGLASS.CHECKPOINT != "none",
+            "recompute_head": cfg.MODEL.HOURGLASS.RECOMPUTE != "none",
             "channels_last": settings.CHANNELS_LAST,
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
@@ -144,6 +144,21 @@ class CornerNet(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    def compile_parts(self) -> None:
+        """torch.compile backbone and heads in place: weights keep their names, losses stay eager.
+
+        Raises:
+            ValueError: the model recomputes activations, which Dynamo cannot trace.
+        """
+        if any(getattr(module, "recompute", False) for module in self.modules()):
+            raise ValueError(
+                "SOLVER.COMPILE does not go with MODEL.HOURGLASS.RECOMPUTE: set RECOMPUTE to "
+                '"none", as the compiler decides itself what to recompute, or turn COMPILE off'
+            )
+        self.backbone.compile()
+        for head in self.head:
+            head.compile()
 
     def forward(self, batched_inputs: List[Dict]) -> object:
         """

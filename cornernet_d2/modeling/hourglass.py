@@ -101,11 +101,11 @@ class Hourglass(Backbone):
         stem_width: channels after the 7x7 convolution.
         out_channels: channels of each output.
         norm: a name that :func:`detectron2.layers.get_norm` knows.
-        checkpoint: recompute activations in the backward pass: "none", "stack" or "block".
+        recompute: recompute activations in the backward pass: "none", "stack" or "block".
         in_channels: channels of the image.
 
     Raises:
-        ValueError: lengths of widths and blocks differ or are below 2, or an unknown checkpoint.
+        ValueError: lengths of widths and blocks differ or are below 2, or an unknown recompute.
     """
 
     @configurable
@@ -118,7 +118,7 @@ class Hourglass(Backbone):
         stem_width: int = 128,
         out_channels: int = 256,
         norm: str = "BN",
-        checkpoint: str = "none",
+        recompute: str = "none",
         in_channels: int = 3,
     ):
         super().__init__()
@@ -155,7 +155,7 @@ class Hourglass(Backbone):
             "stack": self.stacks,
             "block": (m for m in self.modules() if isinstance(m, ResidualBlock)),
         }
-        for module in recomputed[check_level(checkpoint)]:
+        for module in recomputed[check_level(recompute)]:
             module.recompute = True
 
     @classmethod
@@ -175,7 +175,7 @@ class Hourglass(Backbone):
             "stem_width": hourglass.STEM_WIDTH,
             "out_channels": hourglass.OUT_CHANNELS,
             "norm": hourglass.NORM,
-            "checkpoint": hourglass.CHECKPOINT,
+            "recompute": hourglass.RECOMPUTE,
             "in_channels": input_shape.channels,
         }
 

@@ -3,11 +3,13 @@
 Letters: N images, M objects, h x w map pixels.
 """
 
-from typing import TYPE_CHECKING, Dict, Optional, Tuple
+import math
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.evaluation.evaluator import inference_context
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 
 from ..visualize import training_picture
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 PERIOD = 20
 
 
-def current_storage() -> Optional[EventStorage]:
+def current_storage() -> EventStorage | None:
     """The active EventStorage, None in a plain training loop that has none."""
     try:
         return get_event_storage()
@@ -52,24 +54,27 @@ def log_batch(maps: CornerMaps, targets: TargetBatch) -> None:
         at_cells(maps[corner]["embedding"].float(), targets.image_index, targets.cells[:, i])[:, 0]
         for i, corner in enumerate(("tl", "br"))
     )
-    storage.put_scalar("embedding/within", (tl - br).abs().mean(), smoothing_hint=False)
     mean = (tl + br) / 2
     distance = (mean[:, None] - mean[None, :]).abs()
     apart = targets.image_index[:, None] != targets.image_index[None, :]
     distance = distance.masked_fill(apart, torch.inf).fill_diagonal_(torch.inf)
     nearest = distance.min(dim=1).values
-    nearest = nearest[nearest.isfinite()]
-    if len(nearest):
-        storage.put_scalar("embedding/between", nearest.mean(), smoothing_hint=False)
+    # Objects alone in their image have none: the mean over the others, NaN if there is no other.
+    nearest = nearest.where(nearest.isfinite(), torch.nan).nanmean()
+    within, between = torch.stack([(tl - br).abs().mean(), nearest]).tolist()  # one wait for both
+    storage.put_scalar("embedding/within", within, smoothing_hint=False)
+    if not math.isnan(between):
+        storage.put_scalar("embedding/between", between, smoothing_hint=False)
 
 
 @torch.no_grad()
 def log_picture(
-    model: "CornerNet", example: Dict, maps: CornerMaps, border: Tuple[int, int]
+    model: "CornerNet", example: dict, maps: CornerMaps, border: tuple[int, int]
 ) -> None:
     """Every ``model.vis_period`` iterations, put a picture of an example into the EventStorage.
 
-    It shows ground truth, what the model detects in eval mode, and the heat maps.
+    It shows ground truth, what the model detects in eval mode, and the heat maps. Only the main
+    process draws: writers are there alone, and elsewhere nobody would free the pictures.
 
     Args:
         model: in training mode; a period of 0 draws nothing.
@@ -77,7 +82,8 @@ def log_picture(
         maps: of the last stack; the example is the first of the batch.
         border: (top, left) of its image on the canvas, pixels.
     """
-    storage = current_storage() if model.vis_period > 0 else None
+    draws = model.vis_period > 0 and comm.is_main_process()
+    storage = current_storage() if draws else None
     if storage is None or storage.iter % model.vis_period or "instances" not in example:
         return
     with inference_context(model):

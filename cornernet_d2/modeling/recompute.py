@@ -1,7 +1,8 @@
 """Activation checkpointing that leaves the running statistics of normalisation layers alone."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ class Recomputable(nn.Module):
 def check_level(level: str) -> str:
     """Return ``level``; raise ValueError unless it is "none", "stack" or "block"."""
     if level not in LEVELS:
-        raise ValueError(f"MODEL.HOURGLASS.CHECKPOINT is {level!r}; choose one of {LEVELS}")
+        raise ValueError(f"MODEL.HOURGLASS.RECOMPUTE is {level!r}; choose one of {LEVELS}")
     return level
 
 
@@ -42,9 +43,11 @@ def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     """The second forward must not move running statistics a second time."""
     tracking = [m for m in module.modules() if getattr(m, "num_batches_tracked", None) is not None]
     before = [(m.momentum, m.num_batches_tracked) for m in tracking]
+    spare = before[0][1].clone() if before else None
     for m in tracking:
-        # The layer still gets its statistics: without them it would save other tensors.
-        m.momentum, m.num_batches_tracked = 0.0, None
+        # The layer still gets its statistics: without them it would save other tensors. And it
+        # still counts, in a tensor that nobody reads: nn.SyncBatchNorm insists on having one.
+        m.momentum, m.num_batches_tracked = 0.0, spare
     try:
         yield
     finally:

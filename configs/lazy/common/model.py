@@ -13,7 +13,7 @@ model = L(CornerNet)(
         stem_width=128,
         out_channels=256,
         norm="BN",
-        checkpoint="none",
+        recompute="none",
     ),
     num_classes=80,
     head_width=256,

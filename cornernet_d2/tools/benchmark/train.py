@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ... import model_zoo
 from ...engine import CornerNetTrainer
+from ...engine.settings import precision
 from ...engine.train_loop import GuardedTrainer
-from ...engine.trainer import PRECISIONS, compile_parts
 
 OBJECTS = 7  # per image, COCO's average (Lin et al., "Microsoft COCO", sec. 5)
 BASELINE = "fp32"
@@ -45,8 +45,8 @@ SWITCHES = {
     "bf16": ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bfloat16"],
     "fp16": ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "float16"],
     "channels_last": ["MODEL.CORNERNET.CHANNELS_LAST", True],
-    "stack": ["MODEL.HOURGLASS.CHECKPOINT", "stack"],
-    "block": ["MODEL.HOURGLASS.CHECKPOINT", "block"],
+    "stack": ["MODEL.HOURGLASS.RECOMPUTE", "stack"],
+    "block": ["MODEL.HOURGLASS.RECOMPUTE", "block"],
     "compile": ["SOLVER.COMPILE", True],
 }
 
@@ -121,16 +121,10 @@ def _measure(config: CfgNode, name: str, args: argparse.Namespace) -> tuple[floa
         config.merge_from_list(SWITCHES[switch])
     model = CornerNetTrainer.build_model(config).train()
     if config.SOLVER.COMPILE:
-        compile_parts(model)
+        model.compile_parts()
     optimizer = CornerNetTrainer.build_optimizer(config, model)
     batch = _batch(args.batch_size, args.size, config.MODEL.CORNERNET.NUM_CLASSES)
-    amp = config.SOLVER.AMP
-    step = GuardedTrainer(
-        model,
-        itertools.repeat(batch),
-        optimizer,
-        precision=PRECISIONS[amp.PRECISION] if amp.ENABLED else None,
-    )
+    step = GuardedTrainer(model, itertools.repeat(batch), optimizer, precision=precision(config))
     for p in model.parameters():  # what a run holds all the time, before the peak is watched
         p.grad = torch.zeros_like(p)
     optimizer.step()

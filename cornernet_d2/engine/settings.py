@@ -1,0 +1,63 @@
+"""Settings that cannot work together, and settings that nothing reads."""
+
+import logging
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+RESIZING = ("INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING")
+
+
+def precision(cfg: CfgNode) -> torch.dtype | None:
+    """The dtype of SOLVER.AMP, None if that is off; ValueError for one that is unknown."""
+    name = cfg.SOLVER.AMP.PRECISION
+    if name not in PRECISIONS:
+        raise ValueError(f"SOLVER.AMP.PRECISION is {name!r}; choose one of {list(PRECISIONS)}")
+    return PRECISIONS[name] if cfg.SOLVER.AMP.ENABLED else None
+
+
+def check_settings(cfg: CfgNode) -> None:
+    """Log a warning for keys that were set and have no effect.
+
+    Raises:
+        ValueError: the warm-up takes the whole run, of which a cosine then leaves nothing.
+    """
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.MAX_ITER <= solver.WARMUP_ITERS:
+        raise ValueError(
+            f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} takes all of SOLVER.MAX_ITER "
+            f"{solver.MAX_ITER}: with WarmupCosineLR the rate stays near 0. Lower WARMUP_ITERS."
+        )
+    ignored = {}
+    if cfg.INPUT.CORNERNET.CROP.ENABLED:
+        reason = "INPUT.CORNERNET.CROP takes the place of resizing; its SIZE and SCALES decide"
+        ignored.update(dict.fromkeys(RESIZING, reason))
+    if cfg.MODEL.BACKBONE.NAME == "build_hourglass_backbone":
+        ignored["MODEL.BACKBONE.FREEZE_AT"] = "the hourglass has no stages to freeze"
+    defaults = get_cfg()
+    for key, reason in ignored.items():
+        if _get(cfg, key) != _get(defaults, key):
+            logger.warning("%s is ignored: %s", key, reason)
+
+
+def scale_to_world_size(cfg: CfgNode, scaled: CfgNode) -> CfgNode:
+    """``scaled``, which Detectron2 made of ``cfg`` for another SOLVER.REFERENCE_WORLD_SIZE, with a
+    MODEL_EMA.DECAY that averages over as many images as before."""
+    if scaled is cfg:
+        return cfg
+    ratio = scaled.SOLVER.REFERENCE_WORLD_SIZE / cfg.SOLVER.REFERENCE_WORLD_SIZE
+    frozen = scaled.is_frozen()
+    scaled.defrost()
+    scaled.MODEL_EMA.DECAY **= ratio
+    if frozen:
+        scaled.freeze()
+    return scaled
+
+
+def _get(cfg: CfgNode, key: str) -> object:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
