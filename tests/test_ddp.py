@@ -162,7 +162,7 @@ def test_faults_are_seen_by_all(tmp_path: Any) -> None:
 def train_one_level_of_a_pyramid(folder: str) -> None:
     """p3 to p6 have no head, so that no loss reaches their convolutions."""
     keys = ("MODEL.META_ARCHITECTURE", "CornerNet", "MODEL.WEIGHTS", "")
-    cfg = tiny_config(folder, *NO_TEST, *keys, "SOLVER.MAX_ITER", 3, "SOLVER.STEPS", ())
+    cfg = tiny_config(folder, *NO_TEST, *keys, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", ())
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
     cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]

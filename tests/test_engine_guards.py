@@ -147,7 +147,7 @@ def test_unused_parameters_are_frozen_and_named(
     monkeypatch.setattr(CornerNetTrainer, "resume_or_load", lambda self, resume: None)
     run = (*NO_TEST, "SOLVER.MAX_ITER", 2)
     trainer = train(str(tmp_path), *run, "MODEL.WEIGHTS", "unused")
-    (report,) = [r.getMessage() for r in caplog.records if "no loss" in r.getMessage()]
+    (report,) = [r.getMessage() for r in caplog.records if "in no loss" in r.getMessage()]
     assert "2 parameters" in report and "unused.weight, unused.bias" in report
     frozen = [name for name, p in trainer.model.named_parameters() if not p.requires_grad]
     assert frozen == ["unused.weight", "unused.bias"]

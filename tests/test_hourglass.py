@@ -57,7 +57,7 @@ def test_registered_and_configured():
 
 
 @pytest.mark.parametrize(
-    "overrides", [dict(blocks=(1, 1)), dict(stacks=0), dict(blocks=(1, 0, 1)), dict(checkpoint="x")]
+    "overrides", [dict(blocks=(1, 1)), dict(stacks=0), dict(blocks=(1, 0, 1)), dict(recompute="x")]
 )
 def test_bad_settings_are_named(overrides):
     with pytest.raises(ValueError, match="MODEL.HOURGLASS"):
@@ -79,9 +79,10 @@ def test_norm_reaches_every_level(norm):
     assert len(kinds) == 1 and expected[norm] in kinds.pop()
 
 
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "naiveSyncBN"])
 @pytest.mark.parametrize("level", ["stack", "block"])
-def test_recomputation_changes_nothing(level):
-    plain, recomputed = tiny(stacks=2), tiny(stacks=2, checkpoint=level)
+def test_recomputation_changes_nothing(level, norm):
+    plain, recomputed = tiny(stacks=2, norm=norm), tiny(stacks=2, norm=norm, recompute=level)
     assert list(plain.state_dict()) == list(recomputed.state_dict())
     x = torch.randn(2, 3, 48, 48)
     for model in (plain, recomputed):
@@ -96,8 +97,8 @@ def test_recomputation_changes_nothing(level):
 def test_recomputation_saves_memory(level):
     """Bytes kept for the backward pass, as the saved-tensor hooks see them."""
 
-    def saved_bytes(checkpoint: str) -> int:
-        model = tiny(stacks=2, checkpoint=checkpoint)
+    def saved_bytes(recompute: str) -> int:
+        model = tiny(stacks=2, recompute=recompute)
         seen = {}
 
         def pack(t: torch.Tensor) -> torch.Tensor:
@@ -113,6 +114,6 @@ def test_recomputation_saves_memory(level):
 
 
 def test_copies_and_pickles():
-    model = tiny(checkpoint="block").eval()
+    model = tiny(recompute="block").eval()
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(copy.deepcopy(model)(x)["stack2"], model(x)["stack2"])

@@ -44,11 +44,7 @@ class NonFiniteGuard(HookBase):
 
     def _report(self) -> None:
         self.total += 1
-        record = {
-            "iteration": self.trainer.iter,
-            "outcomes": self.step.outcomes,
-            "images": gather_image_names(self.step.batches),
-        }
+        record = _record(self.step, self.trainer.iter)
         self.in_a_row.append(record)
         logger.warning(
             "Skipped iteration %d (%d in all): loss or gradient is not finite. %s",
@@ -106,60 +102,49 @@ class LossSpikeReporter(HookBase):
         loss = sum(sum(o["losses"].values()) for o in outcomes) / len(outcomes)
         enough = len(self.recent) >= self.WINDOW // 5
         if enough and loss > self.factor * statistics.median(self.recent):
-            record = {"outcomes": outcomes, "images": gather_image_names(self.step.batches)}
             logger.warning(
                 "Loss spike at iteration %d: %.4g, the median is %.4g. %s",
                 self.trainer.iter,
                 loss,
                 statistics.median(self.recent),
-                _describe(record),
+                _describe(_record(self.step, self.trainer.iter)),
             )
         self.recent.append(loss)
 
 
-@torch.enable_grad()
-def freeze_unreached(model: nn.Module, batch: Batch) -> list[str]:
-    """Freeze the parameters that no loss depends on; return, and log, their names.
+def freeze_unreached(model: nn.Module, batch: Batch, precision: torch.dtype | None = None) -> None:
+    """Freeze, and name in the log, the parameters that no loss depends on.
 
     DDP would wait for their gradients forever; levels of a feature pyramid that have no head are
-    such. One forward in training mode tells, of whose graph the leaves are looked at. With several
-    processes, all of them must call this.
+    such. A forward and backward pass tells, which leaves no trace. It is collective.
     """
     statistics = RunningStatistics(model)
     statistics.keep()
-    with EventStorage(1):  # not 0, in which periodic things happen
+    device = next(model.parameters()).device.type
+    enabled = precision is not None
+    # Not at iteration 0, in which periodic things happen.
+    with EventStorage(1), torch.autocast(device, dtype=precision, enabled=enabled):
         losses = model.train()(batch)
+    sum(losses.values()).backward()
     statistics.restore()
-    reached: set[int] = set()
-    nodes, seen = [loss.grad_fn for loss in losses.values()], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        reached.add(id(getattr(node, "variable", None)))
-        nodes += [following for following, _ in node.next_functions]
-    frozen = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in reached]
+    frozen = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
+    model.zero_grad()
     if frozen:
-        logger.warning(
-            "%d parameters take part in no loss and stay as they are: %s%s",
-            len(frozen),
-            ", ".join(frozen[:10]),
-            " ..." if len(frozen) > 10 else "",
-        )
-    return frozen
+        message = "%d parameters take part in no loss and stay as they are, the first ones being %s"
+        logger.warning(message, len(frozen), ", ".join(frozen[:10]))
 
 
-def gather_image_names(batches: list[Batch]) -> list[list[str]]:
-    """Ids and files of the images of a step, a list for each process; a collective call."""
+def _record(step: GuardedTrainer, iteration: int) -> dict[str, Any]:
+    """Losses and images of a step on all processes; a collective call."""
     names = [
         f"{example.get('image_id', '?')} ({example.get('file_name', 'no file name')})"
-        for batch in batches
+        for batch in step.batches
         for example in batch
     ]
-    return comm.all_gather(names)
+    images = comm.all_gather(names)
+    return {"iteration": iteration, "outcomes": step.outcomes, "images": images}
 
 
 def _describe(record: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ import math
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -35,21 +34,6 @@ class StepSeed(HookBase):
     def before_step(self) -> None:
         words = entropy_words(self.loader.seed, self.trainer.iter, comm.get_rank())
         torch.manual_seed(words[0])
-
-
-class Throughput(HookBase):
-    """Report images per second over all processes, data loading included."""
-
-    def __init__(self, step: GuardedTrainer) -> None:
-        self.step = step
-
-    def before_step(self) -> None:
-        self.start = time.perf_counter()
-
-    def after_step(self) -> None:
-        images = sum(outcome["images"] for outcome in self.step.outcomes)
-        seconds = time.perf_counter() - self.start
-        self.trainer.storage.put_scalar("images_per_second", images / seconds)
 
 
 class Averaging(HookBase):

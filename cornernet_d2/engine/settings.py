@@ -1,6 +1,7 @@
 """Settings that cannot work together, and settings that nothing reads."""
 
 import logging
+from operator import attrgetter
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -39,25 +40,14 @@ def check_settings(cfg: CfgNode) -> None:
         ignored["MODEL.BACKBONE.FREEZE_AT"] = "the hourglass has no stages to freeze"
     defaults = get_cfg()
     for key, reason in ignored.items():
-        if _get(cfg, key) != _get(defaults, key):
+        if attrgetter(key)(cfg) != attrgetter(key)(defaults):
             logger.warning("%s is ignored: %s", key, reason)
 
 
-def scale_to_world_size(cfg: CfgNode, scaled: CfgNode) -> CfgNode:
-    """``scaled``, which Detectron2 made of ``cfg`` for another SOLVER.REFERENCE_WORLD_SIZE, with a
-    MODEL_EMA.DECAY that averages over as many images as before."""
-    if scaled is cfg:
-        return cfg
-    ratio = scaled.SOLVER.REFERENCE_WORLD_SIZE / cfg.SOLVER.REFERENCE_WORLD_SIZE
-    frozen = scaled.is_frozen()
-    scaled.defrost()
-    scaled.MODEL_EMA.DECAY **= ratio
+def scale_ema(cfg: CfgNode, ratio: float) -> None:
+    """Have MODEL_EMA average over as many images as before, with ``ratio`` times as many a step."""
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.MODEL_EMA.DECAY **= ratio
     if frozen:
-        scaled.freeze()
-    return scaled
-
-
-def _get(cfg: CfgNode, key: str) -> object:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
+        cfg.freeze()

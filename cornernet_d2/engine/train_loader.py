@@ -177,7 +177,7 @@ class TrainLoader:
             groups=self.groups,
         )
         loader = torchdata.DataLoader(
-            self._examples(),
+            self._examples,
             batch_sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=_as_list,
@@ -190,11 +190,12 @@ class TrainLoader:
                 self.steps_seen += 1
             yield batch
 
-    def first(self, count: int) -> list[Example]:
-        """As many examples of the dataset, in its order, as the model would get them."""
-        examples = self._examples()
-        return [examples[k % len(examples), k] for k in range(count)]
+    def first_batch(self) -> list[Example]:
+        """The beginning of the dataset as the model gets it: a batch, but not more than two."""
+        count = self.batch_size // (comm.get_world_size() * self.accumulation)
+        return [self._examples[k % len(self.dataset), k] for k in range(min(2, count))]
 
+    @property
     def _examples(self) -> SeededDataset:
         return SeededDataset(self.dataset, self.mapper, self.seed)
 

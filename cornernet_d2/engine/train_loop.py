@@ -36,7 +36,7 @@ class GuardedTrainer(SimpleTrainer):
 
     Attributes:
         outcomes (list): of the last step, one dict per process: "losses" {name: value},
-            "grad_norm", "data_time" (s), "images", "stop" (a process asks to stop).
+            and as numbers "grad_norm", "data_time" (s), "images" and "stop" (0 or 1).
         batches (list): the batches of the last step on this process.
         finite (bool): whether losses and gradients were finite and the last step was taken.
         scaler_overflow (bool): it was not, but only because the gradient scaler tries too large
@@ -102,7 +102,7 @@ class GuardedTrainer(SimpleTrainer):
             and all(_is_finite(*o["losses"].values()) for o in self.outcomes)
         )
         self.grad_scaler.update()
-        self._write_outcomes()
+        self._write_outcomes(time.perf_counter() - start)
 
     def nonfinite_gradients(self) -> list[str]:
         """Names of the parameters whose gradients were not finite in the last step."""
@@ -168,24 +168,20 @@ class GuardedTrainer(SimpleTrainer):
             self.optimizer.step()
 
     def _read(self, record: torch.Tensor, names: list[str]) -> None:
-        self.outcomes = []
-        for *losses, norm, data_time, images, stop in record.tolist():
-            self.outcomes.append(
-                {
-                    "losses": dict(zip(names, losses)),
-                    "grad_norm": norm,
-                    "data_time": data_time,
-                    "images": int(images),
-                    "stop": bool(stop),
-                }
-            )
+        others, n = ("grad_norm", "data_time", "images", "stop"), len(names)
+        self.outcomes = [
+            {"losses": dict(zip(names, row)), **dict(zip(others, row[n:]))}
+            for row in record.tolist()
+        ]
         self.finite = all(_is_finite(o["grad_norm"], *o["losses"].values()) for o in self.outcomes)
 
-    def _write_outcomes(self) -> None:
+    def _write_outcomes(self, seconds: float) -> None:
         if not comm.is_main_process():
             return
         storage = get_event_storage()
         storage.put_scalar("data_time", max(o["data_time"] for o in self.outcomes))
+        images = sum(o["images"] for o in self.outcomes)
+        storage.put_scalar("images_per_second", images / seconds)
         if not self.finite:
             return
         # Each process reports its share, scaled so that the mean is the loss of the whole batch.

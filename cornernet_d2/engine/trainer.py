@@ -23,9 +23,9 @@ from .ema import averaged_weights, build_ema
 from .evaluation import build_evaluator
 from .events import build_writers
 from .guards import LossSpikeReporter, NonFiniteGuard, freeze_unreached
-from .hooks import Averaging, BestWeights, Preemption, StepSeed, Throughput
+from .hooks import Averaging, BestWeights, Preemption, StepSeed
 from .optimizer import build_optimizer
-from .settings import check_settings, precision, scale_to_world_size
+from .settings import check_settings, precision, scale_ema
 from .train_loader import TrainLoader, build_train_loader
 from .train_loop import GuardedTrainer, unwrap
 
@@ -54,7 +54,7 @@ class CornerNetTrainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         self.ema = build_ema(cfg, model) if cfg.MODEL_EMA.ENABLED else None
         if isinstance(data_loader, TrainLoader):
-            freeze_unreached(model, data_loader.first(2))
+            freeze_unreached(model, data_loader.first_batch(), precision(cfg))
         if cfg.SOLVER.COMPILE:
             model.compile_parts()
         device_ids = {} if next(model.parameters()).is_cuda else {"device_ids": None}
@@ -89,7 +89,6 @@ class CornerNetTrainer(DefaultTrainer):
         return [
             timer,
             StepSeed(self.data_loader) if isinstance(self.data_loader, TrainLoader) else None,
-            Throughput(step),
             NonFiniteGuard(step, cfg.SOLVER.NONFINITE_LIMIT, cfg.OUTPUT_DIR),
             LossSpikeReporter(step, spike_factor) if spike_factor else None,
             Averaging(self.ema, step, self.checkpointer) if self.ema else None,
@@ -140,7 +139,10 @@ class CornerNetTrainer(DefaultTrainer):
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        return scale_to_world_size(cfg, DefaultTrainer.auto_scale_workers(cfg, num_workers))
+        scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
+        if scaled is not cfg:
+            scale_ema(scaled, num_workers / cfg.SOLVER.REFERENCE_WORLD_SIZE)
+        return scaled
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
