@@ -14,7 +14,7 @@ except ImportError as error:
         "clone of the project, or follow https://detectron2.readthedocs.io/tutorials/install.html"
     ) from error
 
-from . import data, model_zoo, modeling  # noqa: F401
+from . import compat, data, model_zoo, modeling  # noqa: F401
 from .config import add_cornernet_config
 
 __version__ = "0.1.0"

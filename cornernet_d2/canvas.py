@@ -8,6 +8,7 @@ tuples. Only this file converts between image pixels, canvas pixels and cells.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,8 +39,8 @@ class Canvas:
         padding: one of PADDINGS; the two centred ones differ only in what surrounds the images.
         image_sizes: (height, width) of each image, pixels.
         borders: (top, left) of each image on the canvas, pixels, before any mirroring.
+        mirrored: whether each image is seen mirrored; its boxes come back unmirrored.
         training: centred images keep their last row and column when they fill the canvas.
-        is_mirrored: the images are seen mirrored; boxes come back unmirrored.
     """
 
     size: Size
@@ -47,8 +48,8 @@ class Canvas:
     padding: str
     image_sizes: tuple[Size, ...]
     borders: tuple[Size, ...]
+    mirrored: tuple[bool, ...]
     training: bool = False
-    is_mirrored: bool = False
 
     @classmethod
     def fit(
@@ -58,6 +59,7 @@ class Canvas:
         stride: int,
         padding: str = "bottom_right",
         *,
+        mirrored: Sequence[bool] = (),
         training: bool = False,
     ) -> "Canvas":
         """The smallest canvas that every image fits on.
@@ -68,6 +70,8 @@ class Canvas:
                 as in the authors' test code, one short of a multiple (d must be a power of two).
             stride: canvas pixels per cell.
             padding: one of PADDINGS.
+            mirrored: which of the images are to be seen mirrored; empty: none. "bottom_right" pads
+                mirror images at the same sides; the centred paddings mirror the whole canvas.
             training: one image alone gets a canvas of two tiles of ``divisibility`` at least: of a
                 single tile the innermost level sees one value, from which batch norm cannot learn.
 
@@ -97,7 +101,8 @@ class Canvas:
             borders = ((0, 0),) * len(sizes)
         else:
             borders = tuple((height // 2 - h // 2, width // 2 - w // 2) for h, w in sizes)
-        return cls((height, width), stride, padding, sizes, borders, training)
+        mirrored = tuple(mirrored) or (False,) * len(sizes)
+        return cls((height, width), stride, padding, sizes, borders, mirrored, training)
 
     @property
     def map_size(self) -> Size:
@@ -109,14 +114,6 @@ class Canvas:
         """(x, y); see :func:`cells_per_pixel`."""
         return cells_per_pixel(self.size, self.stride)
 
-    def mirrored(self) -> "Canvas":
-        """The same canvas for mirror images; :meth:`to_image` turns their boxes back.
-
-        "bottom_right" pads mirror images at the same sides; the centred paddings mirror the whole
-        canvas, as the authors and MMDetection do.
-        """
-        return dataclasses.replace(self, is_mirrored=not self.is_mirrored)
-
     def paste(self, images: Sequence[Tensor], pixel_mean: Tensor, pixel_std: Tensor) -> Tensor:
         """Normalise images and place them on the canvas.
 
@@ -125,7 +122,8 @@ class Canvas:
         that fills the canvas loses its own. They train on crops that they do not pad.
 
         Args:
-            images: N tensors (3, height, width) in 0..255, any dtype, on one device, not mirrored.
+            images: N tensors (3, height, width) in 0..255, any dtype, on one device, not mirrored:
+                this mirrors those that the canvas says.
             pixel_mean, pixel_std: (3, 1, 1) float32, on the same device.
 
         Returns:
@@ -135,14 +133,16 @@ class Canvas:
         if self.padding == "center_black":
             fill = -pixel_mean / pixel_std
         batch = fill.expand(len(images), -1, *self.size).clone()
-        in_place = self.is_mirrored and self.padding == "bottom_right"
+        in_place = self.padding == "bottom_right"
         unused = 0 if self.training or self.padding == "bottom_right" else 1
-        for pixels, image, (top, left) in zip(batch, images, self.borders):
-            image = image.flip(-1) if in_place else image
+        for pixels, image, (top, left), mirrored in zip(batch, images, self.borders, self.mirrored):
+            image = image.flip(-1) if mirrored and in_place else image
             image = image[:, : self.size[0] - top - unused, : self.size[1] - left - unused]
             area = pixels[:, top : top + image.shape[-2], left : left + image.shape[-1]]
             area.copy_((image - pixel_mean) / pixel_std)
-        return batch.flip(-1) if self.is_mirrored and not in_place else batch
+            if mirrored and not in_place:
+                pixels.copy_(pixels.flip(-1))
+        return batch
 
     def place(self, boxes: Tensor, image: int) -> Tensor:
         """Boxes (M, 4) in pixels of an image, not mirrored, in pixels of the canvas."""
@@ -151,11 +151,25 @@ class Canvas:
 
     def origin(self, device: torch.device | str = "cpu") -> Tensor:
         """(N, 2) float32 x, y, the images' top-left corners as the network sees them, cells."""
-        border, size, axis, ratio = self._numbers(device)
-        if self.is_mirrored:
-            left = axis - border[:, 0] - size[:, 0]
-            border = torch.stack((left, border[:, 1]), 1)
-        return border * ratio
+        numbers = self._numbers(device)
+        return numbers.seen * numbers.ratio
+
+    def inside(self, device: torch.device | str = "cpu") -> Tensor | None:
+        """(N, h, w) bool, the cells where corners of boxes in the images can lie; None: all.
+
+        A box may end where the image does, which is the start of the next cell: that one counts.
+        """
+        if all(size == self.size for size in self.image_sizes):
+            return None
+        numbers = self._numbers(device)
+        first = (numbers.seen * numbers.ratio).floor()
+        last = (numbers.seen + numbers.size) * numbers.ratio
+        rows, columns = (torch.arange(side, device=device) for side in self.map_size)
+        x_inside, y_inside = (
+            (cells >= first[:, axis, None]) & (cells <= last[:, axis, None])
+            for axis, cells in enumerate((columns, rows))
+        )
+        return y_inside[:, :, None] & x_inside[:, None]
 
     def to_image(self, boxes: Tensor, *, clip_end: bool = True) -> Tensor:
         """Boxes (N, K, 4) in cells -> (N, K, 4) in pixels of the images, unmirrored and clipped.
@@ -164,21 +178,44 @@ class Canvas:
             boxes: float32.
             clip_end: clip at the right and bottom edges too, not only at 0.
         """
-        border, size, axis, ratio = self._numbers(boxes.device)
-        if self.is_mirrored:
+        numbers = self._numbers(boxes.device)
+        if any(self.mirrored):
             x0, y0, x1, y1 = boxes.unbind(-1)
-            axis = (axis * ratio[0])[:, None]
-            boxes = torch.stack((axis - x1, y0, axis - x0, y1), -1)
-        boxes = (boxes / ratio.repeat(2) - border.repeat(1, 2)[:, None]).clamp(min=0)
-        return torch.minimum(boxes, size.repeat(1, 2)[:, None]) if clip_end else boxes
+            turned = torch.stack((numbers.axis - x1, y0, numbers.axis - x0, y1), -1)
+            boxes = torch.where(numbers.mirrored[..., None], turned, boxes)
+        boxes = boxes / numbers.ratio.repeat(2) - numbers.border.repeat(1, 2)[:, None]
+        boxes = boxes.clamp(min=0)
+        return torch.minimum(boxes, numbers.size.repeat(1, 2)[:, None]) if clip_end else boxes
 
-    def _numbers(self, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Borders (N, 2), sizes (N, 2), axes of mirroring (N,), pixels; cells per pixel (2,)."""
-        in_image = self.padding == "bottom_right"
-        rows = [
-            (left, top, width, height, width if in_image else self.size[1], *self.cells_per_pixel)
-            for (top, left), (height, width) in zip(self.borders, self.image_sizes)
-        ]
+    def _numbers(self, device: torch.device | str) -> "_Numbers":
+        ratio, rows = self.cells_per_pixel, []
+        for (top, left), (height, width), mirrored in zip(
+            self.borders, self.image_sizes, self.mirrored
+        ):
+            axis = width if self.padding == "bottom_right" else self.size[1]
+            seen = axis - left - width if mirrored else left
+            rows.append((left, top, width, height, seen, top, axis * ratio[0], mirrored))
+        rows.append((*ratio, 0, 0, 0, 0, 0, 0))
         # One copy to the device for all. Never in half precision, which cannot count pixels.
         numbers = torch.tensor(rows, dtype=torch.float32).to(device, non_blocking=True)
-        return numbers[:, :2], numbers[:, 2:4], numbers[:, 4], numbers[0, 5:]
+        border, size, seen, axis, mirrored = numbers[:-1].split((2, 2, 2, 1, 1), dim=1)
+        return _Numbers(border, size, seen, axis, mirrored > 0, numbers[-1, :2])
+
+
+class _Numbers(NamedTuple):
+    """A canvas as tensors, (x, y) in pixels unless said otherwise.
+
+    Attributes:
+        border, size: (N, 2), of the images.
+        seen: (N, 2), the border as the network sees it.
+        axis: (N, 1), the width of what is mirrored, cells: ``x -> axis - x``.
+        mirrored: (N, 1) bool.
+        ratio: (2,), cells per pixel.
+    """
+
+    border: Tensor
+    size: Tensor
+    seen: Tensor
+    axis: Tensor
+    mirrored: Tensor
+    ratio: Tensor

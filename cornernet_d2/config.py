@@ -82,13 +82,16 @@ def _add_head(cfg: CN) -> None:
 
 def _add_test(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.TEST = CN()
-    cfg.MODEL.CORNERNET.TEST.TOP_K = 100  # corners kept per side, over all classes [P] sec. 4.2
+    # Corners kept per side, over all classes [P] sec. 4.2. More are kept, and more pairs, where
+    # TEST.DETECTIONS_PER_IMAGE is larger.
+    cfg.MODEL.CORNERNET.TEST.TOP_K = 100
     cfg.MODEL.CORNERNET.TEST.NMS_KERNEL = 3  # max filter on the heat maps, map pixels [P] sec. 4.2
     cfg.MODEL.CORNERNET.TEST.EMBEDDING_THRESHOLD = 0.5  # largest |e_tl - e_br| of a pair [P] 4.2
     cfg.MODEL.CORNERNET.TEST.MAX_PAIRS = 1000  # pairs kept before soft-NMS [R]
-    # Order and rules of decoding, soft-NMS and the final cut: "default", "official" or "mmdet";
-    # see modeling/decode.py and modeling/postprocess.py.
+    # What detects, a name in INFERENCE_REGISTRY: "default" (modeling/inference.py), "official" or
+    # "mmdet" (the rules of these code bases, in compat/), or one of your own.
     cfg.MODEL.CORNERNET.TEST.CONVENTION = "default"
+    # Test-time augmentation; or with TEST.AUG.ENABLED Detectron2's MIN_SIZES, MAX_SIZE and FLIP.
     cfg.MODEL.CORNERNET.TEST.SCALES = [1.0]  # [R] multi-scale: .5 .75 1 1.25 1.5
     cfg.MODEL.CORNERNET.TEST.FLIP = False  # also evaluate the mirror image [P] sec. 4.2
     cfg.MODEL.CORNERNET.TEST.SOFT_NMS = CN()

@@ -89,7 +89,7 @@ def test_perfect_maps():
     instances = Instances((64, 64))
     instances.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 33.0, 30.0], [16.0, 8.0, 50.0, 47.0]]))
     instances.gt_classes = torch.tensor([0, 2])
-    targets = model.corner_targets([{"instances": instances}], (64, 64), [(0, 0)])
+    targets = model.corner_targets([{"instances": instances}], model.canvas([(64, 64)]))
     predicted = {c: {"offset": torch.full((1, 2, 16, 16), 7.0)} for c in ("tl", "br")}
     maps = perfect_maps(TargetBatch.join(targets, torch.device("cpu")), predicted)["tl"]
     embedding = maps["embedding"][0, 0]

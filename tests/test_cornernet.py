@@ -115,14 +115,28 @@ def test_output_has_the_asked_size():
     torch.testing.assert_close(raw.pred_boxes.tensor, small.pred_boxes.tensor)
 
 
-def test_batching_changes_nothing_at_inference():
-    model = detecting_model()
-    batch = [example(0, seed=i) for i in range(3)]
-    together = model(batch)
-    for x, output in zip(batch, together):
-        alone = model([x])[0]["instances"]
-        assert len(alone)
-        torch.testing.assert_close(output["instances"].scores, alone.scores, rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize("keys", [(), ("MODEL.CORNERNET.TEST.FLIP", True)])
+@pytest.mark.parametrize("sizes", [[(64, 96)] * 3, [(48, 48), (128, 112), (63, 95)]])
+def test_an_image_is_detected_as_if_it_were_alone(keys, sizes):
+    """Defect: the largest canvas of the batch was everyone's, top-k took corners in the padding."""
+    model = detecting_model(*keys, "TEST.DETECTIONS_PER_IMAGE", 500)
+    batch = [example(0, seed=i, size=size) for i, size in enumerate(sizes)]
+    for x, output in zip(batch, model(batch)):
+        (alone,), together = model([x]), output["instances"]
+        assert len(alone["instances"]) == len(together) > 0
+        for name, tolerance in (("scores", 1e-5), ("pred_classes", 0)):
+            want, got = alone["instances"].get(name), together.get(name)
+            torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
+        want, got = alone["instances"].pred_boxes.tensor, together.pred_boxes.tensor
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
+
+
+def test_integer_pixel_statistics():
+    """Defect: [104, 114, 120] crashed, for PyTorch has no mean of integers."""
+    keys = ("MODEL.PIXEL_MEAN", [104, 114, 120], "MODEL.PIXEL_STD", [74, 70, 71])
+    images, _ = tiny_model(*keys).eval().preprocess_image([example(0)])
+    floats = ("MODEL.PIXEL_MEAN", [104.0, 114.0, 120.0], "MODEL.PIXEL_STD", [74.0, 70.0, 71.0])
+    assert torch.equal(images, tiny_model(*floats).eval().preprocess_image([example(0)])[0])
 
 
 @pytest.mark.parametrize("padding", ["bottom_right", "center_black"])
@@ -131,18 +145,17 @@ def test_targets_of_mapper_and_model_agree(padding, size):
     """Whether the mapper made targets for the image or the model for its canvas."""
     model = tiny_model("MODEL.CORNERNET.PADDING", padding)
     x = example(5, size=size)
-    images, borders = model.preprocess_image([x])
-    canvas = images.shape[-2:]
-    made = model.corner_targets([x], canvas, borders)[0]
-    top, left = borders[0]
+    _, canvas = model.preprocess_image([x])
+    made = model.corner_targets([x], canvas)[0]
+    top, left = canvas.borders[0]
     boxes = x["instances"].gt_boxes.tensor + torch.tensor([left, top, left, top])
-    expected = CornerTargetGenerator(3)(boxes, x["instances"].gt_classes, canvas)
+    expected = CornerTargetGenerator(3)(boxes, x["instances"].gt_classes, canvas.size)
     assert torch.equal(made.cells, expected.cells) and made.map_size == expected.map_size
     # What the mapper gives for the bare image is taken where it fits, else made anew.
     ready = CornerTargetGenerator(3)(
         x["instances"].gt_boxes.tensor, x["instances"].gt_classes, canvas_size(size, 16)[0]
     )
-    taken = model.corner_targets([{**x, "corner_targets": ready}], canvas, borders)[0]
+    taken = model.corner_targets([{**x, "corner_targets": ready}], canvas)[0]
     assert torch.equal(taken.cells, expected.cells)
     torch.testing.assert_close(taken.offsets, expected.offsets)
 
@@ -151,8 +164,8 @@ def test_ignore_regions_survive_in_the_model():
     model = tiny_model()
     x = example(1)
     x["ignored"] = example(2, seed=1)["instances"]
-    images, borders = model.preprocess_image([x])
-    targets = model.corner_targets([x], images.shape[-2:], borders)
+    _, canvas = model.preprocess_image([x])
+    targets = model.corner_targets([x], canvas)
     assert len(targets[0].ignore_classes) == 2
 
 

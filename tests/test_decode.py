@@ -34,7 +34,7 @@ def slow_corners(side, image, top_k, kernel):
 
 
 def slow_decode(
-    maps, image, top_k, kernel, threshold, limit, place=lambda x, y: (x, y), empty=True
+    maps, image, top_k, kernel, threshold, limit, place=lambda x, y: (x, y), empty=False
 ):
     """Pairs as the paper says; ``place`` moves corners before boxes are judged."""
     sides = [slow_corners(maps[side], image, top_k, kernel) for side in ("tl", "br")]
@@ -48,8 +48,8 @@ def slow_decode(
     return torch.tensor(found, dtype=torch.float32).reshape(-1, 8)
 
 
-def valid_rows(decoded, image):
-    boxes, scores, classes, corner_scores = (values[image] for values in decoded)
+def valid_rows(pairs, image):
+    boxes, scores, corner_scores, classes = (values[image] for values in pairs)
     rows = torch.cat([scores[:, None], classes[:, None], corner_scores, boxes], 1)
     return rows[scores > REJECTED]
 
@@ -57,17 +57,38 @@ def valid_rows(decoded, image):
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_equals_a_slow_implementation_image_by_image(kernel):
     maps = random_maps(n=3)
-    decoded = decode_corners(maps, 15, kernel, 0.9, 60)
-    assert decoded[0].shape == (3, 60, 4) and decoded[3].shape == (3, 60, 2)
+    pairs = decode_corners(maps, 15, kernel, 0.9, 60)
+    assert pairs.boxes.shape == (3, 60, 4) and pairs.corner_scores.shape == (3, 60, 2)
     for image in range(3):
         want = slow_decode(maps, image, 15, kernel, 0.9, 60)
         assert len(want) > 4
-        torch.testing.assert_close(valid_rows(decoded, image), want, rtol=0, atol=1e-5)
+        torch.testing.assert_close(valid_rows(pairs, image), want, rtol=0, atol=1e-5)
+
+
+def test_corners_outside_take_no_place_and_suppress_nothing():
+    maps = random_maps(n=2, seed=5)
+    inside = torch.zeros(2, 9, 12, dtype=torch.bool)
+    inside[0, 2:7, 1:9] = inside[1, :4] = True
+    for side in maps.values():
+        side["heatmap"][~inside[:, None].expand_as(side["heatmap"])] += 9.0  # all of the best
+    assert decode_corners(maps, 10, 3, 5.0).scores.max() > 0.99
+    pairs = decode_corners(maps, 10, 3, 5.0, 40, inside=inside)
+    for image, (rows, columns) in enumerate(((slice(2, 7), slice(1, 9)), (slice(4), slice(12)))):
+        cropped = {
+            side: {name: values[image : image + 1, :, rows, columns] for name, values in m.items()}
+            for side, m in maps.items()
+        }
+        want = slow_decode(cropped, 0, 10, 3, 5.0, 40)
+        want[:, 4:] += torch.tensor([columns.start or 0, rows.start or 0] * 2)
+        assert len(want) > 4
+        torch.testing.assert_close(valid_rows(pairs, image), want, rtol=0, atol=1e-5)
+    few = decode_corners(maps, 60, 1, 5.0, inside=inside)  # more places than cells inside
+    assert few.boxes[few.scores > REJECTED].isfinite().all() and (few.scores >= REJECTED).all()
 
 
 def test_mmdetection_moves_corners_out_of_the_padding_before_judging():
     maps, origin = random_maps(n=2, seed=3), torch.tensor([[3.5, 2.0], [0.0, 5.25]])
-    decoded = decode_corners(maps, 20, 3, 0.5, 400, origin=origin, keep_empty=False)
+    pairs = decode_corners(maps, 20, 3, 0.5, 400, origin=origin)
     plain = decode_corners(maps, 20, 3, 0.5, 400)
     for image in range(2):
         left, top = origin[image].tolist()
@@ -83,24 +104,23 @@ def test_mmdetection_moves_corners_out_of_the_padding_before_judging():
                 max(x * 4 - left * 4, 0),
                 max(y * 4 - top * 4, 0),
             ),
-            empty=False,
         )
-        got = valid_rows(decoded, image)
+        got = valid_rows(pairs, image)
         got[:, 4:] = (got[:, 4:] - origin[image].repeat(2)) * 4
         torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
         assert len(got) < len(valid_rows(plain, image))
 
 
-def test_boxes_without_area_stay_unless_told_otherwise():
+def test_boxes_without_area_go_unless_told_otherwise():
     maps = random_maps(n=1, c=1, h=1, w=1)
     maps["br"]["embedding"] = maps["tl"]["embedding"]
     maps["br"]["offset"] = maps["tl"]["offset"]
-    assert decode_corners(maps)[1].item() > 0
-    assert decode_corners(maps, keep_empty=False)[1].item() == REJECTED
+    assert decode_corners(maps).scores.item() == REJECTED
+    assert decode_corners(maps, keep_empty=True).scores.item() > 0
 
 
 def test_maps_smaller_than_top_k_give_all_pairs_there_are():
-    boxes, scores, classes, corner_scores = decode_corners(random_maps(c=2, h=2, w=3))
+    boxes, scores, corner_scores, classes = decode_corners(random_maps(c=2, h=2, w=3))
     assert boxes.shape == (2, 144, 4) and scores.shape == classes.shape == (2, 144)
     assert corner_scores.shape == (2, 144, 2)
 
@@ -121,7 +141,7 @@ def test_class_and_cell_are_exact_above_two_to_the_24():
     other = torch.zeros(1, 1, side, side)
     maps = {"tl": {"heatmap": heat, "embedding": other}}
     maps["br"] = maps["tl"]
-    boxes, scores, found, _ = decode_corners(maps, top_k=2, nms_kernel=1)
+    boxes, scores, _, found = decode_corners(maps, top_k=2, nms_kernel=1, keep_empty=True)
     assert (scores > REJECTED).sum() == 2
     assert sorted(found[0, :2].tolist()) == [classes - 2, classes - 1]
     best = {int(c): box.tolist() for c, box in zip(found[0, :2], boxes[0, :2])}
@@ -133,7 +153,7 @@ def test_not_a_number_never_becomes_a_box():
     maps["tl"]["heatmap"][0, 0, 4, 4] = torch.nan
     maps["tl"]["embedding"][0, 0, :4] = torch.nan
     maps["br"]["offset"][0, :, 6:] = torch.nan
-    boxes, scores, _, corner_scores = decode_corners(maps)
+    boxes, scores, corner_scores, _ = decode_corners(maps)
     found = scores > REJECTED
     assert found.any() and boxes[found].isfinite().all() and corner_scores[found].isfinite().all()
 

@@ -191,7 +191,7 @@ class TestNetwork:
                     arrays[f"{prefix}/channel_sums"] = value.double().sum((2, 3)).numpy()
                     chosen = value[:, [0, 3]] if name == "heat" else value
                     arrays[f"{prefix}/sub"] = chosen[..., ::4, ::4].numpy()
-        decoded = decode_corners(stacks[-1], 100, 3, 0.5, 1000)
+        decoded = decode_corners(stacks[-1], 100, 3, 0.5, 1000, keep_empty=True)
         arrays["detections"] = network.decoded_rows(decoded)[:, ::-1]  # any order
         return arrays
 

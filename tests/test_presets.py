@@ -15,6 +15,8 @@ from detectron2.structures import Boxes, Instances
 from test_checkpoint_formats import tiny_config
 
 from cornernet_d2 import model_zoo
+from cornernet_d2.compat.mmdet import MMDetInference
+from cornernet_d2.compat.official import OfficialInference
 from cornernet_d2.data.augmentation import RandomPixelFlip, RandomScaleCrop
 from cornernet_d2.data.dataset_mapper import CornerNetDatasetMapper
 from tests.parity.reference import PRESET
@@ -163,12 +165,12 @@ class TestSettings:
     def test_reach_the_model(self, name):
         cfg = tiny_config(name)
         model = build_model(cfg)
-        kind = "mmdet" if name == MMDET else "official"
-        assert model.criterion.convention == model.corner_inference.convention == kind
+        assert model.criterion.convention == ("mmdet" if name == MMDET else "official")
         assert model.padding == cfg.MODEL.CORNERNET.PADDING
-        assert model.corner_inference.flip
-        assert model.corner_inference.merge_exponent == (10.0 if name == MULTI_SCALE else None)
-        assert len(model.corner_inference.scales) == (5 if name == MULTI_SCALE else 1)
+        views = model.corner_inference
+        assert type(views.inference) is (MMDetInference if name == MMDET else OfficialInference)
+        assert views.inference.merge_exponent == (10.0 if name == MULTI_SCALE else None)
+        assert views.flip and len(views.scales) == (5 if name == MULTI_SCALE else 1)
 
     @pytest.mark.parametrize("name", [OFFICIAL, MULTI_SCALE, MMDET])
     def test_train_and_detect(self, name):
@@ -185,9 +187,9 @@ class TestPadding:
     def test_border(self, name, border):
         model = build_model(tiny_config(name)).eval()
         image = torch.full((3, 20, 30), 200, dtype=torch.uint8)
-        pixels, ((top, left),) = model.preprocess_image([{"image": image}])
+        pixels, canvas = model.preprocess_image([{"image": image}])
         assert pixels.shape[-2:] == (31, 31)  # 20 | 15 and 30 | 15
-        assert (top, left) == (15 - 10, 15 - 15)
+        assert canvas.borders == ((15 - 10, 15 - 15),)
         black = -(model.pixel_mean / model.pixel_std).flatten()
         expected = black if border == "black" else torch.zeros(3)
         torch.testing.assert_close(pixels[0, :, 0, 0], expected)
@@ -206,8 +208,8 @@ class TestMMDetectionLosses:
     def test_equal_the_formulas(self):
         model = build_model(tiny_config(MMDET))
         inputs = batch([(63, 63), (63, 63)])
-        images, borders = model.preprocess_image(inputs)
-        targets = model.corner_targets(inputs, images.shape[-2:], borders)
+        images, canvas = model.preprocess_image(inputs)
+        targets = model.corner_targets(inputs, canvas)
         assert len(targets[0].cells[:, 0].unique()) < len(targets[0])  # two share a cell
         stacks = model.corner_maps(images)
         got = model.criterion(stacks, type(self).joined(targets))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from cornernet_d2.modeling.soft_nms import METHODS, batched_soft_nms, batched_soft_nms_merge
-from cornernet_d2.modeling.soft_nms_official import official_soft_nms
+from cornernet_d2.compat.official_soft_nms import official_soft_nms
+from cornernet_d2.modeling import soft_nms
+from cornernet_d2.modeling.soft_nms import METHODS, batched_soft_nms
 from tests.benchmarks import soft_nms as benchmark
 
 OFFICIAL_METHODS = ("hard", "linear", "gaussian")  # by their number in the authors' code
@@ -77,24 +78,59 @@ def test_equals_the_sequential_definition(method, floor, seed):
     assert keep.tolist() == [row[0] for row in want]
     assert len(want) < 90 or floor < 0.1 and method != "hard"
     torch.testing.assert_close(new_scores, torch.tensor([row[1] for row in want]))
-    keep, merged_scores, merged = batched_soft_nms_merge(
-        boxes, scores, corners, classes, **settings, exponent=5.0
+    keep, merged_scores, merged = batched_soft_nms(
+        boxes, scores, classes, **settings, corner_scores=corners, exponent=5.0
     )
     assert keep.tolist() == [row[0] for row in want] and torch.equal(merged_scores, new_scores)
     torch.testing.assert_close(merged, torch.tensor([row[2] for row in want]), rtol=0, atol=1e-3)
 
 
-def test_a_batch_equals_its_images_one_by_one():
-    images = [clusters(count, 5, seed) for seed, count in enumerate((60, 1, 35))]
-    together = [torch.cat(values) for values in zip(*images)]
-    offset = torch.cat([torch.full((len(i[0]),), n * 5) for n, i in enumerate(images)])
-    keep, scores = batched_soft_nms(together[0], together[1], together[3] + offset)
-    for n, (boxes, single_scores, _, classes) in enumerate(images):
-        want_keep, want_scores = batched_soft_nms(boxes, single_scores, classes)
-        mine = (offset // 5)[keep] == n
-        first = sum(len(image[0]) for image in images[:n])
-        assert torch.equal(keep[mine] - first, want_keep)
-        assert torch.equal(scores[mine], want_scores)
+@pytest.mark.parametrize("limit", [None, 20, 2])
+def test_a_batch_equals_its_images_one_by_one(limit):
+    singles = [clusters(count, 5, seed) for seed, count in enumerate((60, 1, 35))]
+    boxes, scores, _, classes = (torch.cat(values) for values in zip(*singles))
+    images = torch.cat([torch.full((len(single[0]),), n) for n, single in enumerate(singles)])
+    # Boxes of the images between one another, in the order of each.
+    places = torch.rand(len(images), generator=torch.Generator().manual_seed(0))
+    for n in range(len(singles)):
+        places[images == n] = places[images == n].sort().values
+    mixed = places.argsort()
+    boxes, scores, classes, images = (v[mixed] for v in (boxes, scores, classes, images))
+    keep, new_scores = batched_soft_nms(boxes, scores, classes, images=images, max_detections=limit)
+    assert images[keep].tolist() == images[keep].sort().values.tolist()
+    for n, (boxes, single_scores, _, classes) in enumerate(singles):
+        want_keep, want_scores = batched_soft_nms(
+            boxes, single_scores, classes, max_detections=limit
+        )
+        assert limit is None or len(want_keep) == min(limit, len(boxes))
+        mine = images[keep] == n
+        assert torch.equal(keep[mine], (images == n).nonzero().squeeze(1)[want_keep])
+        assert torch.equal(new_scores[mine], want_scores)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("classes", [1, 7])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_best_are_those_of_all(method, classes, ties):
+    boxes, scores, corners, labels = clusters(200, classes, 4)
+    if ties:
+        scores = (scores * 20).round() / 20
+    merging = {"corner_scores": corners, "exponent": 8.0}
+    everything = batched_soft_nms(boxes, scores, labels, method, **merging)
+    for limit in (0, 1, 30, 100, 500):
+        best = batched_soft_nms(boxes, scores, labels, method, **merging, max_detections=limit)
+        for got, want in zip(best, everything):
+            assert torch.equal(got, want[:limit])
+
+
+def test_rounds_end_with_the_detections_that_are_wanted(monkeypatch):
+    """Defect: 1,000 boxes of one class went through 1,000 rounds for 100 detections."""
+    rounds = []
+    monkeypatch.setattr(soft_nms, "_iou", lambda box, others: rounds.append(0) or others[0] * 0)
+    start = torch.arange(300.0)[:, None] * 50
+    boxes, scores = torch.cat([start, start, start + 9, start + 9], 1), torch.rand(300) + 0.1
+    keep, _ = batched_soft_nms(boxes, scores, torch.zeros(300).long(), max_detections=40)
+    assert len(keep) == 40 and len(rounds) == 40
 
 
 def test_hard_equals_torchvision():
@@ -133,19 +169,30 @@ def test_edge_cases():
 def test_corners_of_score_0_merge_to_numbers():
     boxes, scores, corners, classes = clusters(40, 2, 1)
     corners[::2, 1] = 0.0
-    _, _, merged = batched_soft_nms_merge(boxes, scores, corners, classes)
+    _, _, merged = batched_soft_nms(boxes, scores, classes, corner_scores=corners, exponent=10.0)
     rows = official_soft_nms(boxes, scores, corners, classes, merge_exponent=10.0)
     for result in (merged, rows.boxes):
         assert result.isfinite().all() and (result[:, 2:] > result[:, :2]).all()
 
 
 @pytest.mark.parametrize(
-    "settings", [{"method": "median"}, {"sigma": 0.0}, {"sigma": math.nan}, {"exponent": 0.0}]
+    "settings",
+    [
+        {"method": "median"},
+        {"sigma": 0.0},
+        {"sigma": math.nan},
+        {"exponent": 0.0},
+    ],
 )
 def test_impossible_settings_are_refused(settings):
     boxes, scores, corners, classes = clusters(4, 1, 0)
     with pytest.raises(ValueError, match="|".join(settings).replace("_", " ")):
-        batched_soft_nms_merge(boxes, scores, corners, classes, **settings)
+        batched_soft_nms(
+            boxes, scores, classes, **{"corner_scores": corners, "exponent": 8.0, **settings}
+        )
+    for half in ({"corner_scores": corners}, {"exponent": 8.0}):
+        with pytest.raises(ValueError, match="both"):
+            batched_soft_nms(boxes, scores, classes, **half)
 
 
 def official(boxes, classes, method, iou_threshold, sigma, min_score, exponent=None):
@@ -211,4 +258,4 @@ def test_the_benchmark_compares_equal_results(capsys):
     flags = ["--candidates", "40", "--classes", "4", "--batch-sizes", "1", "2", "--repeats", "1"]
     benchmark.run(parser.parse_args(flags))  # its status says what was faster here and now
     printed = capsys.readouterr().out
-    assert printed.count("results agree") == 2 and printed.count("batched_soft_nms_merge") == 2
+    assert printed.count("results agree") == 2 and printed.count("batched_soft_nms, merging") == 2

@@ -248,7 +248,7 @@ def test_decoding_perfect_maps_returns_the_boxes():
             "embedding": embedding.view(1, 1, 32, 32),
             "offset": offset.view(1, 2, 32, 32),
         }
-    found, scores, classes, _ = decode_corners(maps)
+    found, scores, _, classes = decode_corners(maps)
     found = found[0, scores[0] > 0.9] / targets.ratio[0]
     assert len(found) == 4
     order = torch.cdist(boxes, found).argmin(1)

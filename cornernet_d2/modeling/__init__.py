@@ -4,13 +4,16 @@ from .corner_head import CornerHead
 from .cornernet import CornerNet
 from .criterion import CornerCriterion
 from .hourglass import Hourglass, build_hourglass_backbone
-from .postprocess import CornerInference
+from .inference import INFERENCE_REGISTRY, CornerInference
+from .test_time_augmentation import InferenceWithTTA
 
 __all__ = [
+    "INFERENCE_REGISTRY",
     "CornerCriterion",
     "CornerHead",
     "CornerInference",
     "CornerNet",
     "Hourglass",
+    "InferenceWithTTA",
     "build_hourglass_backbone",
 ]

@@ -14,6 +14,8 @@ from ..layers import corner_pool_sum
 from .hourglass import conv_norm
 from .recompute import Recomputable
 
+CORNERS = ("tl", "br")
+# Corner -> "heatmap", "embedding" and "offset" -> map; see CornerBranch.
 CornerMaps = Dict[str, Dict[str, torch.Tensor]]
 
 # The share of positive cells that the heat maps start from: sigmoid(-2.19) = 0.1, the value that

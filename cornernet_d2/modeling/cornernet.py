@@ -10,18 +10,16 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import nn
 
+from ..canvas import Canvas, Size
 from ..targets import CornerTargetGenerator, CornerTargets
 from . import monitoring
-from .canvas import common_canvas, pad_to_canvas
 from .corner_head import CornerHead, CornerMaps
 from .criterion import CornerCriterion, TargetBatch, count_targets
-from .postprocess import CornerInference
-
-Size = Tuple[int, int]
+from .inference import CornerInference
+from .test_time_augmentation import InferenceWithTTA, build_inference
 
 
 @META_ARCH_REGISTRY.register()
@@ -36,7 +34,7 @@ class CornerNet(nn.Module):
         num_classes: C.
         criterion: the losses.
         target_generator: makes targets where the mapper made none that fit.
-        inference: decoding, test-time augmentation and soft-NMS.
+        inference: decoding and soft-NMS, and around them test-time augmentation if there is any.
         pixel_mean, pixel_std: per channel, in ``input_format``'s order, 0..255 scale.
         padding: how images are placed on the canvas; see ``MODEL.CORNERNET.PADDING``.
         in_features: names of the backbone outputs that get a head each; empty: all of them.
@@ -58,7 +56,7 @@ class CornerNet(nn.Module):
         num_classes: int,
         criterion: CornerCriterion,
         target_generator: CornerTargetGenerator,
-        inference: CornerInference,
+        inference: CornerInference | InferenceWithTTA,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         padding: str = "bottom_right",
@@ -91,8 +89,8 @@ class CornerNet(nn.Module):
         self.corner_inference = inference
         self.padding = padding
         self.input_format, self.vis_period = input_format, vis_period
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        self.register_buffer("pixel_mean", _per_channel(pixel_mean), False)
+        self.register_buffer("pixel_std", _per_channel(pixel_std), False)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         # Set by a trainer that accumulates gradients over several batches: what
@@ -127,7 +125,7 @@ class CornerNet(nn.Module):
                 fixed_radius=targets.FIXED_RADIUS,
                 gaussian=targets.GAUSSIAN,
             ),
-            "inference": CornerInference.from_config(cfg),
+            "inference": build_inference(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "padding": settings.PADDING,
@@ -173,13 +171,13 @@ class CornerNet(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        images, borders = self.preprocess_image(batched_inputs)
-        targets = self.corner_targets(batched_inputs, images.shape[-2:], borders)
+        images, canvas = self.preprocess_image(batched_inputs)
+        targets = self.corner_targets(batched_inputs, canvas)
         targets = TargetBatch.join(targets, self.device)
         stacks = self.corner_maps(images)
         losses = self.criterion(stacks, targets, self.loss_counts)
         monitoring.log_batch(stacks[-1], targets)
-        monitoring.log_picture(self, batched_inputs[0], stacks[-1], borders[0])
+        monitoring.log_picture(self, batched_inputs[0], stacks[-1], canvas.borders[0])
         return losses
 
     def corner_maps(self, images: torch.Tensor) -> List[CornerMaps]:
@@ -187,62 +185,64 @@ class CornerNet(nn.Module):
         features = self.backbone(images.contiguous(memory_format=self.memory_format))
         return [head(features[name]) for head, name in zip(self.head, self.in_features)]
 
-    def best_maps(self, images: torch.Tensor) -> CornerMaps:
+    def last_maps(self, images: torch.Tensor) -> CornerMaps:
         """The maps of the last stack alone, as inference needs them."""
         features = self.backbone(images.contiguous(memory_format=self.memory_format))
         return self.head[-1](features[self.in_features[-1]])
 
     def inference(self, batched_inputs: List[Dict], do_postprocess: bool = True) -> List:
         """Detect objects; without ``do_postprocess``, Instances in pixels of "image"."""
-        images = [x["image"].to(self.device) for x in batched_inputs]
-        results: List[Instances] = self.corner_inference(self, images)
+        images = [x["image"] for x in batched_inputs]
         if not do_postprocess:
-            return results
-        outputs = []
-        for x, result in zip(batched_inputs, results):
-            height = x.get("height", result.image_size[0])
-            width = x.get("width", result.image_size[1])
-            outputs.append({"instances": detector_postprocess(result, height, width)})
-        return outputs
+            return self.corner_inference(self, images)
+        sizes = [
+            (x.get("height", image.shape[-2]), x.get("width", image.shape[-1]))
+            for x, image in zip(batched_inputs, images)
+        ]
+        results: List[Instances] = self.corner_inference(self, images, sizes)
+        return [{"instances": result} for result in results]
 
     @property
     def divisibility(self) -> int:
         """What canvas sides are multiples of (or one short of), pixels."""
         return max(self.backbone.size_divisibility, self.target_generator.stride)
 
-    def preprocess_image(self, batched_inputs: List[Dict]) -> Tuple[torch.Tensor, List[Size]]:
-        """Normalised images on one canvas (N, 3, H, W), and (top, left) of each on it, pixels."""
-        return pad_to_canvas(
-            [x["image"].to(self.device) for x in batched_inputs],
-            self.pixel_mean,
-            self.pixel_std,
+    def canvas(self, sizes: Sequence[Size], mirrored: Sequence[bool] = ()) -> Canvas:
+        """The canvas of images of these sizes (height, width); see :meth:`.Canvas.fit`."""
+        return Canvas.fit(
+            sizes,
             self.divisibility,
+            self.target_generator.stride,
             self.padding,
+            mirrored=mirrored,
             training=self.training,
         )
 
+    def preprocess_image(
+        self, batched_inputs: List[Dict], mirrored: Sequence[bool] = ()
+    ) -> Tuple[torch.Tensor, Canvas]:
+        """Normalised images on one canvas (N, 3, H, W), and the canvas."""
+        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        canvas = self.canvas([image.shape[-2:] for image in images], mirrored)
+        return canvas.paste(images, self.pixel_mean, self.pixel_std), canvas
+
     def count_targets(self, batched_inputs: List[Dict]) -> torch.Tensor:
         """:func:`.criterion.count_targets` of a batch, to add up for ``loss_counts``."""
-        sizes = [x["image"].shape[-2:] for x in batched_inputs]
-        canvas, borders = common_canvas(sizes, self.divisibility, self.padding, training=True)
-        return count_targets(self.corner_targets(batched_inputs, canvas, borders)).to(self.device)
+        canvas = self.canvas([x["image"].shape[-2:] for x in batched_inputs])
+        return count_targets(self.corner_targets(batched_inputs, canvas)).to(self.device)
 
-    def corner_targets(
-        self, batched_inputs: List[Dict], canvas: Size, borders: Sequence[Size]
-    ) -> List[CornerTargets]:
-        """The mapper's targets where they fit the canvas (H, W), else made from "instances"."""
-        stride = self.target_generator.stride
-        map_size = (-(-canvas[0] // stride), -(-canvas[1] // stride))
-        ratio = (map_size[0] / canvas[0], map_size[1] / canvas[1])
+    def corner_targets(self, batched_inputs: List[Dict], canvas: Canvas) -> List[CornerTargets]:
+        """The mapper's targets where they fit the canvas, else made from "instances"."""
+        ratio = canvas.cells_per_pixel[::-1]
         targets = []
-        for x, border in zip(batched_inputs, borders):
+        for x, border in zip(batched_inputs, canvas.borders):
             ready = x.get("corner_targets")
             if ready is not None and border == (0, 0) and ready.ratio == ratio:
-                targets.append(ready.padded(map_size))
+                targets.append(ready.padded(canvas.map_size))
             elif "instances" in x:
                 boxes, classes = self._on_canvas(x["instances"], border)
                 ignored = self._on_canvas(x["ignored"], border) if "ignored" in x else ()
-                targets.append(self.target_generator(boxes, classes, canvas, *ignored))
+                targets.append(self.target_generator(boxes, classes, canvas.size, *ignored))
             else:
                 raise ValueError(
                     "training needs 'instances' (or 'corner_targets' that fit the canvas) in "
@@ -255,6 +255,10 @@ class CornerNet(nn.Module):
         boxes = instances.gt_boxes.tensor.to(self.device)
         shift = boxes.new_tensor([left, top, left, top])
         return boxes + shift, instances.gt_classes.to(self.device)
+
+
+def _per_channel(values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
 
 
 def _common_stride(names: Sequence[str], shapes: Dict[str, ShapeSpec]) -> int:

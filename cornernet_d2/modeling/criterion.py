@@ -31,11 +31,10 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from ..targets import CornerTargets, draw_heatmaps
-from .corner_head import CornerMaps
+from .corner_head import CORNERS, CornerMaps
 from .losses import OFFICIAL_CLAMP, OFFICIAL_EPS, heatmap_focal_loss, offset_loss, pull_push_loss
 
 CONVENTIONS = ("default", "official", "mmdet")
-CORNERS = ("tl", "br")
 
 # Factors of the two heat map sums, of the two offset sums, and of the sums over images.
 Norms = Tuple[Sequence, Sequence, Union[float, torch.Tensor]]

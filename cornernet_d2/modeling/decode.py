@@ -8,34 +8,51 @@ Boxes are ``x0 y0 x1 y1`` in map pixels: the corner's cell plus its offset.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .corner_head import CornerMaps
+
 REJECTED = -1.0  # score of a pair that is no box
 
-CornerMaps = Mapping[str, Tensor]
+
+class Pairs(NamedTuple):
+    """Pairs of corners, best first.
+
+    Attributes:
+        boxes: (N, K, 4) float32, map pixels.
+        scores: (N, K) float32 in [0, 1], or REJECTED (-1): these are at the end, in no defined
+            order, and what else is said of them means nothing.
+        corner_scores: (N, K, 2) float32, of the top-left and the bottom-right corner.
+        classes: (N, K) int64.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    corner_scores: Tensor
+    classes: Tensor
 
 
 def decode_corners(
-    maps: Mapping[str, CornerMaps],
+    maps: CornerMaps,
     top_k: int = 100,
     nms_kernel: int = 3,
     embedding_threshold: float = 0.5,
     max_detections: int = 1000,
     *,
+    inside: Tensor | None = None,
     origin: Tensor | None = None,
-    keep_empty: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    keep_empty: bool = False,
+) -> Pairs:
     """Pair the best top-left with the best bottom-right corners.
 
     A corner is a cell that is the maximum of its neighbourhood (equal neighbours all stay); the
     best of a side are taken over all classes together. A pair is rejected if its classes differ,
-    its embeddings are further apart than the threshold, or its bottom-right corner lies left of or
-    above the top-left one, offsets included. Its score is the mean of its corners'.
+    its embeddings are further apart than the threshold, or its bottom-right corner does not lie
+    right of and below the top-left one, offsets included. Its score is the mean of its corners'.
 
     Args:
         maps: "tl" and "br", each with "heatmap" (N, C, h, w) logits, "embedding" (N, 1, h, w) and,
@@ -44,32 +61,31 @@ def decode_corners(
         nms_kernel: odd side of the max filter, in cells; 1 keeps every cell.
         embedding_threshold: the largest distance of embeddings that belong together.
         max_detections: pairs kept per image; clipped to the P * P there are.
+        inside: (N, h, w) bool, the cells that corners are taken from; None: all.
         origin: (N, 2) x, y of the image's top-left corner on the map, map pixels. Corners left of
-            or above it are moved onto it before pairing, as mmdetection does; None: they are not.
-        keep_empty: keep boxes of width or height 0, as the authors do and mmdetection does not.
-
-    Returns:
-        Best first: boxes (N, K, 4) float32 in map pixels, scores (N, K) float32 in [0, 1] or
-        REJECTED (-1, at the end, in no defined order), classes (N, K) int64, and the scores of the
-        top-left and the bottom-right corner (N, K, 2) float32.
+            or above it are moved onto it before pairing, as MMDetection does; None: they are not.
+        keep_empty: keep boxes of width or height 0, as the authors do.
 
     Raises:
         ValueError: ``nms_kernel`` is even.
     """
     if nms_kernel % 2 == 0:
         raise ValueError(f"nms_kernel must be odd, got {nms_kernel}")
-    tl = _top_corners(maps["tl"], top_k, nms_kernel, origin)
-    br = _top_corners(maps["br"], top_k, nms_kernel, origin)
+    tl = _top_corners(maps["tl"], top_k, nms_kernel, inside, origin)
+    br = _top_corners(maps["br"], top_k, nms_kernel, inside, origin)
     scores = _pair_scores(tl, br, embedding_threshold, keep_empty).flatten(1)
     scores, pairs = scores.topk(min(max_detections, scores.shape[1]))
     tl_index, br_index = _divide(pairs, br.scores.shape[1])
     boxes = torch.cat((_gather_xy(tl, tl_index), _gather_xy(br, br_index)), dim=-1)
     corner_scores = torch.stack((tl.scores.gather(1, tl_index), br.scores.gather(1, br_index)), -1)
-    return boxes, scores, tl.classes.gather(1, tl_index), corner_scores
+    return Pairs(boxes, scores, corner_scores, tl.classes.gather(1, tl_index))
 
 
 class _Corners(NamedTuple):
-    """The best corners of a side: all (N, P), ``xy`` (N, P, 2) in map pixels."""
+    """The best corners of a side: all (N, P), ``xy`` (N, P, 2) in map pixels.
+
+    Where less than P cells are to be taken, the others have the score -inf.
+    """
 
     scores: Tensor
     classes: Tensor
@@ -77,11 +93,21 @@ class _Corners(NamedTuple):
     xy: Tensor
 
 
-def _top_corners(side: CornerMaps, top_k: int, nms_kernel: int, origin: Tensor | None) -> _Corners:
+def _top_corners(
+    side: dict[str, Tensor],
+    top_k: int,
+    nms_kernel: int,
+    inside: Tensor | None,
+    origin: Tensor | None,
+) -> _Corners:
     heat = side["heatmap"].float().sigmoid()
     _, _, height, width = heat.shape
+    nothing: Tensor | float = 0.0
+    if inside is not None:  # before the max filter, in which the other cells have no say
+        nothing = torch.where(inside, 0.0, -torch.inf)[:, None]
+        heat = torch.where(inside[:, None], heat, -torch.inf)
     # NaN is equal to nothing, so that it never becomes a corner.
-    heat = torch.where(heat == _local_max(heat, nms_kernel), heat, 0.0).flatten(1)
+    heat = torch.where(heat == _local_max(heat, nms_kernel), heat, nothing).flatten(1)
     scores, index = heat.topk(min(top_k, heat.shape[1]))
     classes, cells = _divide(index, height * width)
     y, x = _divide(cells, width)
@@ -102,12 +128,14 @@ def _pair_scores(
     extent = br.xy[:, None] - tl.xy[:, :, None]
     distance = (tl.embeddings[:, :, None] - br.embeddings[:, None]).abs()
     # What must hold, rather than what must not: comparisons with NaN are false.
+    scores = (tl.scores[:, :, None] + br.scores[:, None]) / 2
     is_box = (
-        (tl.classes[:, :, None] == br.classes[:, None])
+        (scores >= 0)
+        & (tl.classes[:, :, None] == br.classes[:, None])
         & (distance <= embedding_threshold)
         & (extent >= 0 if keep_empty else extent > 0).all(dim=-1)
     )
-    return torch.where(is_box, (tl.scores[:, :, None] + br.scores[:, None]) / 2, REJECTED)
+    return torch.where(is_box, scores, REJECTED)
 
 
 def _gather_xy(corners: _Corners, index: Tensor) -> Tensor:
@@ -115,7 +143,7 @@ def _gather_xy(corners: _Corners, index: Tensor) -> Tensor:
 
 
 def _local_max(heat: Tensor, kernel: int) -> Tensor:
-    """Max filter of an odd kernel over (N, C, h, w) of numbers >= 0.
+    """Max filter of an odd kernel over (N, C, h, w) of numbers >= 0, or -inf.
 
     Row and column apart, by shifted copies: six times as fast as max_pool2d on a CPU.
     """

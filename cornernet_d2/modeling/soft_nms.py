@@ -1,8 +1,8 @@
 """Soft-NMS (Bodla et al., arXiv 1704.04503) over all classes and images at once.
 
 Every (image, class) is a group. Groups are independent, so all of them take their best box in the
-same round, on the tensor's device: as many rounds as the largest group has boxes, whatever the
-number of groups, and smaller groups leave the computation when they are through.
+same round, on the tensor's device: as many rounds as the largest group has boxes, or as boxes are
+wanted of an image, whatever the number of groups.
 
 Letters: M boxes, G groups, L boxes of the largest group. Boxes are ``x0 y0 x1 y1`` in pixels.
 """
@@ -12,8 +12,8 @@ from torch import Tensor
 
 METHODS = ("gaussian", "linear", "hard")
 
-# Rounds between two looks whether any group still has a box: each look waits for the device.
-ROUNDS_PER_CHECK = 8
+# Rounds on a CPU between two looks whether any group still has a box.
+ROUNDS_PER_LOOK = 8
 
 
 def batched_soft_nms(
@@ -24,93 +24,205 @@ def batched_soft_nms(
     sigma: float = 0.5,
     iou_threshold: float = 0.5,
     min_score: float = 0.001,
-) -> tuple[Tensor, Tensor]:
-    """Lower each box's score by its overlap with better boxes of its class.
+    *,
+    images: Tensor | None = None,
+    corner_scores: Tensor | None = None,
+    exponent: float | None = None,
+    max_detections: int | None = None,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+    """Lower each box's score by its overlap with better boxes of its class, and sort.
 
     Boxes are taken best current score first (equal scores: first in the input). The taken box
     multiplies the scores of those not yet taken by a weight of their IoU: ``exp(-iou^2 / sigma)``
     ("gaussian"), ``1 - iou`` above the threshold ("linear"), 0 above it ("hard").
 
+    With ``corner_scores`` and ``exponent`` a taken box also becomes the mean of itself (share 1)
+    and of the boxes not yet taken or dropped (share ``(1 - weight) ** exponent``), its top-left
+    corner weighted by their top-left scores, its bottom-right corner by their bottom-right scores:
+    the authors' ``merge_bbox``.
+
     Args:
         boxes: (M, 4), pixels; a box's width is ``x1 - x0``.
-        scores: (M,), above 0.
-        classes: (M,) integers; boxes of different numbers never meet. For the boxes of a batch
-            pass ``image * num_classes + class``.
+        scores: (M,); boxes of a score of 0 or less, or NaN, are dropped.
+        classes: (M,) integers; boxes of different classes never meet.
         method: one of METHODS.
         sigma: width of the Gaussian weight, above 0.
         iou_threshold: for "linear" and "hard".
         min_score: boxes whose score sinks below are dropped; so are those that sink to 0.
-
-    Returns:
-        (K,) int64, the boxes that stay, best new score first, and (K,) float32, their new scores.
-
-    Raises:
-        ValueError: the method is unknown, or sigma is not above 0.
-    """
-    keep, new_scores, _ = _soft_nms(
-        boxes, scores, None, classes, method, sigma, iou_threshold, min_score, None
-    )
-    return keep, new_scores
-
-
-def batched_soft_nms_merge(
-    boxes: Tensor,
-    scores: Tensor,
-    corner_scores: Tensor,
-    classes: Tensor,
-    method: str = "gaussian",
-    sigma: float = 0.5,
-    iou_threshold: float = 0.5,
-    min_score: float = 0.001,
-    exponent: float = 10.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Soft-NMS that also averages each box that stays with those it overlaps.
-
-    A taken box becomes the mean of itself (share 1) and of the boxes not yet taken or dropped
-    (share ``(1 - soft-NMS weight) ** exponent``), its top-left corner weighted by their top-left
-    scores, its bottom-right corner by their bottom-right scores: the authors' ``merge_bbox``.
-
-    Args:
+        images: (M,) integers, the image of each box; boxes of different images never meet.
+            None: all are of one.
         corner_scores: (M, 2), of the top-left and bottom-right corners.
         exponent: above 0; the authors use 8, and 10 with several scales.
-        boxes, scores, classes, method, sigma, iou_threshold, min_score: as in
-            :func:`batched_soft_nms`.
+        max_detections: boxes kept of each image; None: all. Fewer cost less, and are those that
+            come first when all are kept.
 
     Returns:
-        As :func:`batched_soft_nms`, and (K, 4) float32, the merged boxes.
+        (K,) int64, the boxes that stay, image after image and best new score first, (K,) float32,
+        their new scores, and with ``exponent`` (K, 4) float32, the merged boxes.
 
     Raises:
-        ValueError: the method is unknown, or sigma or exponent is not above 0.
+        ValueError: the method is unknown, sigma or exponent is not above 0, or only one of
+            ``corner_scores`` and ``exponent`` is given.
     """
-    return _soft_nms(
-        boxes, scores, corner_scores, classes, method, sigma, iou_threshold, min_score, exponent
+    check_settings(method, sigma, exponent)
+    if (corner_scores is None) != (exponent is None):
+        raise ValueError("merging boxes needs both corner_scores and exponent")
+    if images is None:
+        images = torch.zeros_like(classes)
+    boxes, scores = boxes.float(), scores.float()
+    # An image's best K boxes are among the best K of its classes: a group's scores only fall.
+    new_scores, merged = _take(
+        boxes,
+        torch.where(scores >= min_score, scores, 0.0),
+        _numbered(images, classes),
+        max_detections,
+        method=method,
+        sigma=sigma,
+        iou_threshold=iou_threshold,
+        min_score=min_score,
+        corner_scores=corner_scores,
+        exponent=exponent,
     )
+    stays = (new_scores >= min_score) & (new_scores > 0)
+    order = torch.where(stays, new_scores, 0.0).sort(descending=True, stable=True).indices
+    order = order[images[order].sort(stable=True).indices]
+    stays = stays[order]
+    if max_detections is not None:
+        stays &= _rank(images[order]) < max_detections
+    keep = order[stays]
+    if exponent is None:
+        return keep, new_scores[keep]
+    return keep, new_scores[keep], merged[keep]
 
 
-def padded_groups(classes: Tensor) -> tuple[Tensor, list[int]]:
-    """Lay out the boxes of each class as one row, largest class first, input order inside.
+def check_settings(method: str, sigma: float, exponent: float | None = None) -> None:
+    """Raises ValueError for an unknown method, or a sigma or exponent that is not above 0."""
+    if method not in METHODS:
+        raise ValueError(f"soft-NMS method must be one of {METHODS}, got {method!r}")
+    if not sigma > 0:
+        raise ValueError(f"soft-NMS sigma must be above 0, got {sigma}")
+    if exponent is not None and not exponent > 0:
+        raise ValueError(f"merge exponent must be above 0, got {exponent}")
+
+
+def _numbered(images: Tensor, classes: Tensor) -> Tensor:
+    """(M,) int64, a number of its own for every (image, class)."""
+    if not len(classes):
+        return classes.long()
+    low, high = classes.aminmax()
+    return images.long() * (high - low + 1) + (classes - low)
+
+
+def _rank(groups: Tensor) -> Tensor:
+    """(M,) int64, how many of the same group come before each; the input is sorted by group."""
+    position = torch.arange(len(groups), device=groups.device)
+    begins = torch.ones_like(groups, dtype=torch.bool)
+    begins[1:] = groups[1:] != groups[:-1]
+    return position - torch.where(begins, position, 0).cummax(0).values
+
+
+def _take(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    max_picks: int | None,
+    *,
+    method: str,
+    sigma: float,
+    iou_threshold: float,
+    min_score: float,
+    corner_scores: Tensor | None,
+    exponent: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Take boxes in rounds; in the input's order and size.
+
+    Rows of matrices are groups, the largest first, their columns its boxes in the input's order;
+    groups that have run out are left out. A box that is taken gets the score 0 in ``current``, so
+    that no later round picks it, and its new score in the result.
 
     Args:
-        classes: (M,) integers, M > 0.
+        groups: (M,) int64; boxes of a score of 0 belong to none.
+        max_picks: boxes taken of each group at most; None: all.
 
     Returns:
-        (G, L) int64 indices into the boxes, -1 where a row has ended, and for each column the
-        number of rows that have not.
+        (M,) the score with which each box was taken, 0 if it never was, and (M, 4) the boxes,
+        merged if they are to be.
     """
-    _, group, sizes = classes.unique(return_inverse=True, return_counts=True)
-    sizes, by_size = sizes.sort(descending=True, stable=True)
-    row_of_group = torch.empty_like(by_size)
-    row_of_group[by_size] = torch.arange(len(by_size), device=classes.device)
-    row, box = row_of_group[group].sort(stable=True)
-    column = torch.arange(len(box), device=classes.device) - (sizes.cumsum(0) - sizes)[row]
-    longest = int(sizes[0])
-    members = box.new_full((len(sizes), longest), -1)
-    members[row, column] = box
-    columns = torch.arange(longest, device=classes.device)
-    return members, torch.searchsorted(-sizes, -columns).tolist()
+    members, sizes = _rows(groups, scores > 0)
+    index = members.clamp(max=max(0, len(boxes) - 1))
+    current = torch.where(members < len(boxes), scores[index], 0.0)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)
+    rows = torch.cat((boxes, areas), dim=1)[index].permute(2, 0, 1).contiguous()  # (5, G, L)
+    corners = None if corner_scores is None else _corner_rows(corner_scores, index)
+    taken, values, means = [], [], []
+    rounds, active = members.shape[1], len(sizes)
+    for step in range(rounds if max_picks is None else min(rounds, max_picks)):
+        while sizes[active - 1] <= step:
+            active -= 1
+        score, row = current[:active], rows[:, :active]
+        value, pick = score.max(dim=1, keepdim=True)
+        if boxes.is_cpu and step % ROUNDS_PER_LOOK == 0 and not bool((value >= min_score).any()):
+            break  # elsewhere each look would wait for the device
+        taken.append(members[:active].gather(1, pick))
+        values.append(value)
+        best = row.gather(2, pick.expand(5, -1, -1))
+        weights = _weights(_iou(best, row), method, sigma, iou_threshold)
+        if corners is not None and exponent is not None:
+            remains = (score > 0) & (score >= min_score)
+            shares = ((1 - weights) ** exponent * remains).scatter_(1, pick, 1.0)
+            shares = shares * corners[:, :active]
+            means.append((row[:4] * shares).sum(2) / shares.sum(2))
+        score.mul_(weights).scatter_(1, pick, 0.0)
+    return _in_input_order(boxes, taken, values, means)
 
 
-def corner_rows(corner_scores: Tensor, index: Tensor) -> Tensor:
+def _in_input_order(
+    boxes: Tensor, taken: list[Tensor], values: list[Tensor], means: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What :func:`_take` returns, from the picks (g, 1), scores (g, 1) and boxes (4, g) of rounds.
+
+    Where a group had nothing left its pick has the score 0 and may be any box.
+    """
+    # One more than there are boxes: what is no pick goes there.
+    new_scores = boxes.new_zeros(len(boxes) + 1)
+    merged = torch.cat((boxes, boxes.new_zeros(1, 4)))
+    if taken:
+        value = torch.cat(values).squeeze(1)
+        box = torch.where(value > 0, torch.cat(taken).squeeze(1), len(boxes))
+        new_scores[box] = value
+        if means:
+            merged[box] = torch.cat(means, dim=1).T
+    return new_scores[:-1], merged[:-1]
+
+
+def _rows(groups: Tensor, used: Tensor) -> tuple[Tensor, list[int]]:
+    """Lay out the boxes of each group as one row, largest group first, input order inside.
+
+    Args:
+        groups: (M,) int64.
+        used: (M,) bool; the other boxes are left out.
+
+    Returns:
+        (G, L) int64 indices into the boxes, M where a row has ended, and the G sizes.
+    """
+    count = len(groups)
+    # Sorted by group, what is not used last; then each group under its first box's place.
+    key, box = torch.where(used, groups, torch.iinfo(torch.int64).max).sort(stable=True)
+    column = _rank(key)
+    row = (column == 0).cumsum(0) - 1
+    per_group = torch.zeros_like(key).scatter_add_(0, row, used[box].long())
+    per_group, by_size = per_group.sort(descending=True, stable=True)
+    sizes = [size for size in per_group.tolist() if size]  # the one look at the device's numbers
+    row_of_group = torch.empty_like(by_size).scatter_(
+        0, by_size, torch.arange(count, device=key.device)
+    )
+    members = key.new_full((len(sizes), max(sizes, default=0)), count)
+    total = sum(sizes)
+    members[row_of_group[row[:total]], column[:total]] = box[:total]
+    return members, sizes
+
+
+def _corner_rows(corner_scores: Tensor, index: Tensor) -> Tensor:
     """(M, 2) and (G, L) to (4, G, L): the score of the corner that each coordinate belongs to."""
     # Above 0, since means divide by their sum; a map with few peaks gives corners of score 0.
     scores = corner_scores.float().clamp(min=1e-12).repeat_interleave(2, dim=1)
@@ -130,72 +242,8 @@ def _iou(box: Tensor, others: Tensor) -> Tensor:
     return intersection / union
 
 
-def decay(iou: Tensor, method: str, sigma: float, iou_threshold: float) -> Tensor:
+def _weights(iou: Tensor, method: str, sigma: float, iou_threshold: float) -> Tensor:
     """The factor in [0, 1] that a taken box leaves of a score; see :func:`batched_soft_nms`."""
     if method == "gaussian":
         return (iou * iou / -sigma).exp_()
     return torch.where(iou > iou_threshold, 1 - iou if method == "linear" else 0.0, 1.0)
-
-
-def check_settings(method: str, sigma: float, merge_exponent: float | None = None) -> None:
-    """Raises ValueError for an unknown method, or a sigma or exponent that is not above 0."""
-    if method not in METHODS:
-        raise ValueError(f"soft-NMS method must be one of {METHODS}, got {method!r}")
-    if not sigma > 0:
-        raise ValueError(f"soft-NMS sigma must be above 0, got {sigma}")
-    if merge_exponent is not None and not merge_exponent > 0:
-        raise ValueError(f"merge exponent must be above 0, got {merge_exponent}")
-
-
-def _soft_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    corner_scores: Tensor | None,
-    classes: Tensor,
-    method: str,
-    sigma: float,
-    iou_threshold: float,
-    min_score: float,
-    exponent: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What :func:`batched_soft_nms_merge` returns; boxes as given if ``corner_scores`` is None."""
-    check_settings(method, sigma, exponent)
-    boxes, scores = boxes.float(), scores.float().nan_to_num(nan=0.0)
-    if len(boxes) == 0:
-        return classes.long(), scores, boxes
-    members, active_rows = padded_groups(classes)
-    index = members.clamp(min=0)
-    current = torch.where(members >= 0, scores[index], 0.0)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)
-    rows = torch.cat((boxes, areas), dim=1)[index].permute(2, 0, 1).contiguous()
-    corners = None if corner_scores is None else corner_rows(corner_scores, index)
-    taken, best, merged = [], [], []
-    for step, active in enumerate(active_rows):
-        score, row = current[:active], rows[:, :active]
-        value, pick = score.max(dim=1, keepdim=True)
-        if step and step % ROUNDS_PER_CHECK == 0 and not bool((value >= min_score).any()):
-            break
-        taken.append(members[:active].gather(1, pick))
-        best.append(value)
-        weights = decay(
-            _iou(row.gather(2, pick.expand(5, -1, -1)), row), method, sigma, iou_threshold
-        )
-        if corners is not None:
-            remains = (score > 0) & (score >= min_score)
-            shares = ((1 - weights) ** exponent * remains).scatter_(1, pick, 1.0)
-            shares = shares * corners[:, :active]
-            merged.append((row[:4] * shares).sum(2) / shares.sum(2))
-        score.mul_(weights).scatter_(1, pick, 0.0)
-    box = torch.cat(taken).squeeze(1)
-    boxes = torch.cat(merged, dim=1).T if merged else boxes[box]
-    return _best_first(box, torch.cat(best).squeeze(1), boxes, min_score)
-
-
-def _best_first(
-    taken: Tensor, scores: Tensor, boxes: Tensor, min_score: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort by score, equal scores by input; without what a group that has run out takes, all 0."""
-    stays = (scores >= min_score) & (scores > 0)
-    taken, by_input = taken[stays].sort()
-    scores, order = scores[stays][by_input].sort(descending=True, stable=True)
-    return taken[order], scores, boxes[stays][by_input][order]

@@ -10,7 +10,6 @@ without mirror images, on the data sets of DATASETS.TEST.
 
 import argparse
 import contextlib
-import copy
 import io
 import sys
 import tempfile
@@ -21,15 +20,15 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..data import CornerNetDatasetMapper
 from ..data.annotations import boxes_xyxy, is_ignored
 from ..engine.evaluation import build_evaluator
-from ..modeling import CornerNet
-from ..modeling.criterion import CORNERS, TargetBatch
+from ..modeling import CornerNet, InferenceWithTTA
+from ..modeling.corner_head import CORNERS, CornerMaps
+from ..modeling.criterion import TargetBatch
 from ..predictor import build_predictor, load_config
 
 # What is replaced by the ground truth, row by row.
@@ -45,16 +44,14 @@ METRICS = ("AP", "AP50", "AP75")
 # Cells, along both axes, from an object's corner to a peak that is taken for that corner.
 REACH = 2
 
-CornerMaps = dict[str, dict[str, Tensor]]
-
 
 class GivenMaps:
     """A model as :class:`CornerInference` takes it, whose maps of its one image are ``maps``."""
 
     def __init__(self, model: CornerNet, maps: CornerMaps) -> None:
-        self.padding, self.preprocess_image, self.maps = model.padding, model.preprocess_image, maps
+        self.canvas, self.preprocess_image, self.maps = model.canvas, model.preprocess_image, maps
 
-    def best_maps(self, images: Tensor) -> CornerMaps:
+    def last_maps(self, images: Tensor) -> CornerMaps:
         return self.maps
 
 
@@ -120,24 +117,25 @@ def analyze(cfg: CfgNode, model: CornerNet, name: str) -> list[dict[str, float]]
     loader = build_detection_test_loader(
         dataset=dicts, mapper=TruthMapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
-    inference = copy.copy(model.corner_inference)
-    inference.flip, inference.scales = False, (1.0,)
+    inference = model.corner_inference
+    if isinstance(inference, InferenceWithTTA):
+        inference = inference.inference
     with tempfile.TemporaryDirectory() as folder:  # a run's own results stay as they are
         evaluators: list[DatasetEvaluator] = [build_evaluator(cfg, name, folder) for _ in ROWS]
         for evaluator in evaluators:
             evaluator.reset()
         for (x,) in loader:
-            images, borders = model.preprocess_image([x])
-            targets = model.corner_targets([x], images.shape[-2:], borders)
-            predicted = model.best_maps(images)
+            images, canvas = model.preprocess_image([x])
+            targets = model.corner_targets([x], canvas)
+            predicted = model.last_maps(images)
             perfect = perfect_maps(TargetBatch.join(targets, model.device), predicted)
             for replaced, evaluator in zip(ROWS, evaluators):
                 maps = {
                     corner: {**side, **{name: perfect[corner][name] for name in replaced}}
                     for corner, side in predicted.items()
                 }
-                (found,) = inference(GivenMaps(model, maps), [x["image"].to(model.device)])
-                found = detector_postprocess(found, x["height"], x["width"])
+                size = x["height"], x["width"]
+                (found,) = inference(GivenMaps(model, maps), [x["image"]], [size])
                 evaluator.process([x], [{"instances": found}])
         with contextlib.redirect_stdout(io.StringIO()):  # a table of COCO's for each
             return [evaluator.evaluate()["bbox"] for evaluator in evaluators]

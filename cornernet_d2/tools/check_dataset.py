@@ -178,13 +178,13 @@ def _decoded(targets: CornerTargets, cfg: CfgNode) -> list[tuple[int, np.ndarray
             "offset": offset.view(1, 2, height, width),
         }
     test = cfg.MODEL.CORNERNET.TEST
-    boxes, scores, classes, _ = decode_corners(
+    pairs = decode_corners(
         maps, test.TOP_K, test.NMS_KERNEL, test.EMBEDDING_THRESHOLD, test.MAX_PAIRS
     )
-    kept = scores[0] > 0
-    boxes = boxes[0, kept].numpy() / np.array(targets.ratio[::-1] * 2)
-    categories = present[classes[0, kept]].tolist()
-    return list(zip(categories, boxes, scores[0, kept].tolist()))
+    kept = pairs.scores[0] > 0
+    boxes = pairs.boxes[0, kept].numpy() / np.array(targets.ratio[::-1] * 2)
+    categories = present[pairs.classes[0, kept]].tolist()
+    return list(zip(categories, boxes, pairs.scores[0, kept].tolist()))
 
 
 def _coco_stats(

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from cornernet_d2.modeling.soft_nms import batched_soft_nms, batched_soft_nms_merge
-from cornernet_d2.modeling.soft_nms_official import official_soft_nms
+from cornernet_d2.compat.official_soft_nms import official_soft_nms
+from cornernet_d2.modeling.soft_nms import batched_soft_nms
 
 SIGMA, MIN_SCORE, EXPONENT = 0.5, 0.001, 10.0  # the authors' settings
 BOXES_PER_CLUSTER = 10
+BEST = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,13 +45,13 @@ def run(args: argparse.Namespace) -> int:
         boxes, corner_scores, groups = _candidates(images, args.candidates, args.classes)
         scores = corner_scores.mean(1)
         given = [value.to(device) for value in (boxes, scores, corner_scores, groups)]
-        sides = _sides(given, boxes, scores, corner_scores, groups)
+        sides = _sides(given, boxes, scores, corner_scores, groups, args.classes)
         agree = _agree(sides)
         times = _interleaved(list(sides.values()), args.repeats, device)
         print(f"batch {images}: results {'agree' if agree else 'DIFFER'}")
         for name, seconds in zip(sides, times):
             loops = "".join(f"{loop / seconds:9.2f}x" for loop in times[:2])
-            print(f"  {name:<34}{1e3 * seconds:9.2f} ms  against numpy, torch loop:{loops}")
+            print(f"  {name:<38}{1e3 * seconds:9.2f} ms  against numpy, torch loop:{loops}")
         ok &= agree and max(times[2:4]) < min(times[:2])
     return 0 if ok else 1
 
@@ -73,7 +74,12 @@ def _candidates(images: int, count: int, classes: int) -> tuple[Tensor, Tensor, 
 
 
 def _sides(
-    given: list[Tensor], boxes: Tensor, scores: Tensor, corner_scores: Tensor, groups: Tensor
+    given: list[Tensor],
+    boxes: Tensor,
+    scores: Tensor,
+    corner_scores: Tensor,
+    groups: Tensor,
+    classes: int,
 ) -> dict[str, Callable]:
     """The two loops, then the batched versions that have to beat them, then the others."""
     arrays = [value.numpy() for value in (boxes, scores, groups)]
@@ -82,11 +88,14 @@ def _sides(
         "loop over classes, numpy": lambda: _numpy_loop(*arrays),
         "loop over classes, torch": lambda: _torch_loop(boxes, scores, groups),
         "batched_soft_nms": lambda: batched_soft_nms(some, all_scores, labels),
-        "batched_soft_nms_merge": lambda: batched_soft_nms_merge(
-            some, all_scores, corners, labels, exponent=EXPONENT
+        "batched_soft_nms, merging": lambda: batched_soft_nms(
+            some, all_scores, labels, corner_scores=corners, exponent=EXPONENT
+        ),
+        f"batched_soft_nms, best {BEST} an image": lambda: batched_soft_nms(
+            some, all_scores, labels, images=labels // classes, max_detections=BEST
         ),
         "official_soft_nms (stale rows)": lambda: official_soft_nms(
-            some, all_scores, corners, labels
+            boxes, scores, corner_scores, groups
         ),
         "torchvision batched_nms": lambda: (batched_nms(some, all_scores, labels, 0.5), None),
     }

@@ -33,6 +33,7 @@ def _case(case: Case, want: Arrays) -> Iterator[Check]:
         nms_kernel=int(want["kernel"]),
         embedding_threshold=float(want["ae_threshold"]),
         max_detections=int(want["num_dets"]),
+        keep_empty=True,
     )
     for image, rows in enumerate(decoded_rows(decoded)):
         valid = int(want["valid"][image])

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from cornernet_d2.modeling.decode import decode_corners
+from cornernet_d2.modeling.decode import Pairs, decode_corners
 
 from .check import Case, Check, check_stats, match_rows, stats, to_array
 from .reference import Arrays, Reference, numbered, strided, under
 
 KEYS = "keys.json"
 # The official decoding of `detections`; the second array differs in the embedding threshold.
-DECODE = {"top_k": 100, "nms_kernel": 3, "max_detections": 1000}
+DECODE = {"top_k": 100, "nms_kernel": 3, "max_detections": 1000, "keep_empty": True}
 EMBEDDING_THRESHOLDS = {"detections": 0.5, "detections_ae5": 5.0}
 OUTPUTS = {"heat": "heatmap", "tag": "embedding", "regr": "offset"}
 TOLERANCES = {"heat": 1e-3, "tag": 1e-3, "regr": 2e-4}
@@ -139,9 +139,9 @@ def _detections(
         yield case.absolute(f"{name} of image {image}", ours, theirs, 1e-3)
 
 
-def decoded_rows(decoded: Any) -> np.ndarray:
+def decoded_rows(pairs: Pairs) -> np.ndarray:
     """Our decoding as the official (N, K, 8): box, score, both corners' scores, class."""
-    boxes, scores, classes, corner_scores = (to_array(x) for x in decoded)
+    boxes, scores, corner_scores, classes = (to_array(x) for x in pairs)
     return np.concatenate(
         [boxes, scores[..., None], corner_scores, classes[..., None].astype(boxes.dtype)], axis=-1
     )

@@ -10,7 +10,9 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from cornernet_d2 import model_zoo
-from cornernet_d2.modeling.postprocess import CornerInference
+from cornernet_d2.canvas import Canvas
+from cornernet_d2.compat.official import OfficialInference
+from cornernet_d2.modeling.decode import Pairs
 
 from .check import Case, Check, check_stats, guarded, stats, to_array
 from .reference import PRESET, Arrays, Reference, case_names, numbered, strided, under
@@ -38,7 +40,7 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
         yield from guarded(case, _run(case, folder, under(arrays, name)))
 
 
-class StoredCorners(CornerInference):
+class StoredCorners(OfficialInference):
     """The pipeline with decoded corners of a file in place of the network's.
 
     Attributes:
@@ -49,30 +51,28 @@ class StoredCorners(CornerInference):
     pending: list[np.ndarray]
     origins: list[np.ndarray]
 
-    def decode(self, maps: Any, origin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def decode(self, maps: Any, canvas: Canvas) -> Pairs:
         rows = torch.from_numpy(self.pending.pop(0))
-        self.origins.append(origin[0].numpy())
-        return rows[..., :4], rows[..., 4], rows[..., 7].long(), rows[..., 5:7]
+        self.origins.append(canvas.origin()[0].numpy())
+        return Pairs(rows[..., :4], rows[..., 4], rows[..., 5:7], rows[..., 7].long())
 
 
 def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
     model = _model(want)
     inputs: list[torch.Tensor] = []
-    model.best_maps = lambda pixels: inputs.append(pixels) or _blank_maps(pixels)
+    stored = model.corner_inference.inference
+    model.last_maps = lambda pixels: inputs.append(pixels) or _blank_maps(pixels)
     for index, wanted in numbered(want, "image"):
         height, width = (int(side) for side in want["image_sizes"][index])
         image = folder.recipe.make_image(height, width, int(want["image_seeds"][index]))
         scales = [scale for _, scale in numbered(wanted, "scale")]
         inputs.clear()
-        model.corner_inference.pending = [scale["decoded"] for scale in scales]
-        model.corner_inference.origins = []
+        stored.pending, stored.origins = [scale["decoded"] for scale in scales], []
         tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
         (instances,) = model.inference([{"image": tensor}], do_postprocess=False)
         for number, scale in enumerate(scales):
             name = f"image{index}/scale{number}"
-            yield from _input(
-                case, name, inputs[number], model.corner_inference.origins[number], scale
-            )
+            yield from _input(case, name, inputs[number], stored.origins[number], scale)
         yield from _result(case, f"image{index}", instances, wanted)
 
 
@@ -93,7 +93,7 @@ def _model(want: Arrays) -> nn.Module:
     }
     cfg.merge_from_list([item for pair in settings.items() for item in pair])
     model = build_model(cfg).eval()
-    model.corner_inference = StoredCorners.from_config(cfg)
+    model.corner_inference.inference = StoredCorners(cfg)
     return model
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from cornernet_d2.modeling.soft_nms_official import official_soft_nms
+from cornernet_d2.compat.official_soft_nms import official_soft_nms
 
 from .check import Case, Check, guarded
 from .reference import Arrays, Reference, case_names, under

@@ -97,11 +97,11 @@ class _Repeat:
 def _input(
     case: Case, model: nn.Module, batch: list[dict[str, Any]], want: Arrays
 ) -> Iterator[Check]:
-    images, borders = model.preprocess_image(batch)
+    images, canvas = model.preprocess_image(batch)
     yield from check_stats(case, "input", stats(images), want["input_stats"], 1e-5)
     sample = want["input_sub"]
     yield case.absolute("input sample", strided(images, sample.shape), sample, 1e-5)
-    targets = model.corner_targets(batch, images.shape[-2:], borders)
+    targets = model.corner_targets(batch, canvas)
     got = TargetBatch.join(targets, torch.device("cpu"))
     wanted = target_batch(want)
     yield case.exact("target cells", got.cells, wanted.cells)

@@ -2,7 +2,13 @@
 
 from detectron2.config import LazyCall as L
 
-from cornernet_d2.modeling import CornerCriterion, CornerInference, CornerNet, Hourglass
+from cornernet_d2.modeling import (
+    CornerCriterion,
+    CornerInference,
+    CornerNet,
+    Hourglass,
+    InferenceWithTTA,
+)
 from cornernet_d2.targets import CornerTargetGenerator
 
 model = L(CornerNet)(
@@ -32,13 +38,15 @@ model = L(CornerNet)(
     target_generator=L(CornerTargetGenerator)(
         num_classes="${..num_classes}", min_overlap=0.7, formula="exact"
     ),
-    inference=L(CornerInference)(
-        top_k=100,
-        embedding_threshold=0.5,
+    inference=L(InferenceWithTTA)(
+        inference=L(CornerInference)(
+            top_k=100,
+            embedding_threshold=0.5,
+            soft_nms_method="gaussian",
+            max_detections=100,
+        ),
         scales=[1.0],
         flip=False,
-        soft_nms_method="gaussian",
-        max_detections=100,
     ),
     pixel_mean=[104.013602, 114.034225, 119.916595],
     pixel_std=[73.602764, 69.890815, 70.915083],
