@@ -1,7 +1,7 @@
 """CornerNet ("Detecting Objects as Paired Keypoints") as a plugin for Detectron2.
 
 Importing the package registers ``build_hourglass_backbone`` and the ``CornerNet`` meta-architecture
-in Detectron2's registries and does nothing else.
+in Detectron2's registries, the rules of other code bases in ours, and does nothing else.
 """
 
 from typing import Any

@@ -1,6 +1,5 @@
 """Inference around a stand-in that sees corners; tests/parity has what other code bases return."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -1,6 +1,7 @@
-"""What other code bases compute, where it differs: subclasses, registered by name.
+"""What other code bases compute: rules that the paper's own way leaves out.
 
-``official`` is the authors' release (princeton-vl/CornerNet), ``mmdet`` MMDetection.
+``official`` is the authors' release (princeton-vl/CornerNet), ``mmdet`` MMDetection. Importing
+this registers them under the names that MODEL.CORNERNET.TEST.CONVENTION takes.
 """
 
-from . import mmdet, official  # noqa: F401
+from . import mmdet_inference, official_inference  # noqa: F401

@@ -218,40 +218,52 @@ class CornerInference:
     ) -> list[Instances]:
         """Soft-NMS, the best of each image, and Instances.
 
-        As Detectron2's ``detector_postprocess`` does, boxes in other pixels are clipped and those
-        without area dropped, for all images at once: the device is asked for numbers once.
-
         Args:
             candidates: in the order that decides among equal scores.
             image_sizes: (height, width) of the N images, pixels.
             output_sizes: see :meth:`__call__`.
         """
         found = self.suppress(candidates)
-        boxes, key = found.boxes, found.images
-        if output_sizes is not None:
-            numbers = [
-                (width / w, height / h, width, height)
-                for (h, w), (height, width) in zip(image_sizes, output_sizes)
-            ]
-            numbers = torch.tensor(numbers).to(boxes.device, non_blocking=True)[found.images]
-            boxes = boxes * numbers[:, [0, 1, 0, 1]]
-            if self.clips_end:
-                boxes = torch.minimum(boxes.clamp(min=0), numbers[:, [2, 3, 2, 3]])
-                has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
-                key = torch.where(has_area, key, len(image_sizes))
-        found = found._replace(boxes=boxes).take(key.sort(stable=True).indices)
-        every = torch.arange(len(image_sizes), device=key.device)
-        counts = (key == every[:, None]).sum(1).tolist()
-        results = []
-        for size, *fields in zip(
-            image_sizes if output_sizes is None else output_sizes,
-            *(field.split([*counts, len(key) - sum(counts)]) for field in found[:4]),
-        ):
-            result = Instances(size)
-            result.pred_boxes, result.scores = Boxes(fields[0]), fields[1]
-            result.pred_classes = fields[3]
-            results.append(result)
-        return results
+        if output_sizes is None:
+            return _instances(found, image_sizes)
+        return _instances(self.to_output(found, image_sizes, output_sizes), output_sizes)
+
+    def to_output(
+        self, found: Candidates, image_sizes: Sequence[Size], output_sizes: Sequence[Size]
+    ) -> Candidates:
+        """Boxes to other pixels, as Detectron2's ``detector_postprocess``, for all images at once.
+
+        They are clipped; what has no area then is of no image: its number is N.
+        """
+        numbers = [
+            (width / w, height / h, width, height)
+            for (h, w), (height, width) in zip(image_sizes, output_sizes)
+        ]
+        numbers = torch.tensor(numbers, dtype=torch.float32)
+        numbers = numbers.to(found.boxes.device, non_blocking=True)[found.images]
+        boxes = found.boxes * numbers[:, :2].repeat(1, 2)
+        if not self.clips_end:
+            return found._replace(boxes=boxes)
+        boxes = torch.minimum(boxes.clamp(min=0), numbers[:, 2:].repeat(1, 2))
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        images = torch.where(has_area, found.images, len(image_sizes))
+        return found._replace(boxes=boxes, images=images)
+
+
+def _instances(found: Candidates, sizes: Sequence[Size]) -> list[Instances]:
+    """Instances of N images of these sizes; their order within an image stays."""
+    found = found.take(found.images.sort(stable=True).indices)
+    every = torch.arange(len(sizes), device=found.images.device)
+    counts = (found.images == every[:, None]).sum(1).tolist()  # the final look at the device
+    rest = len(found.images) - sum(counts)
+    boxes, scores, _, classes, _ = (field.split([*counts, rest]) for field in found)
+    results = []
+    for i, size in enumerate(sizes):
+        result = Instances(size)
+        result.pred_boxes, result.scores = Boxes(boxes[i]), scores[i]
+        result.pred_classes = classes[i]
+        results.append(result)
+    return results
 
 
 @INFERENCE_REGISTRY.register()

@@ -11,7 +11,7 @@ from torch import nn
 
 from cornernet_d2 import model_zoo
 from cornernet_d2.canvas import Canvas
-from cornernet_d2.compat.official import OfficialInference
+from cornernet_d2.compat.official_inference import OfficialInference
 from cornernet_d2.modeling.decode import Pairs
 
 from .check import Case, Check, check_stats, guarded, stats, to_array

@@ -24,8 +24,6 @@ from ..modeling.decode import REJECTED, Pairs, decode_corners
 from ..modeling.inference import INFERENCE_REGISTRY, Candidates, CornerInference
 from .official_soft_nms import official_soft_nms
 
-# --- inference ---
-
 
 class OfficialInference(CornerInference):
     """The authors' test loop."""

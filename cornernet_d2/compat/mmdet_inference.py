@@ -23,9 +23,7 @@ from ..canvas import Canvas, Size
 from ..modeling.corner_head import CornerMaps
 from ..modeling.decode import Pairs, decode_corners
 from ..modeling.inference import INFERENCE_REGISTRY, CornerInference
-from .official import resize_like_opencv
-
-# --- inference ---
+from .official_inference import resize_like_opencv
 
 
 class MMDetInference(CornerInference):
