@@ -3,12 +3,10 @@
 Letters: N images, C channels, H rows, W columns of a map.
 """
 
-from typing import Tuple
-
 import torch
 from torch import Tensor, nn
 
-from . import operators, reference  # noqa: F401  (operators: registers torch.ops.cornernet_d2)
+from . import fallback, operators  # noqa: F401  (operators: registers torch.ops.cornernet_d2)
 
 
 def corner_pool(x: Tensor, mode: str) -> Tensor:
@@ -44,7 +42,7 @@ def corner_pool(x: Tensor, mode: str) -> Tensor:
     _check_map(x, "x")
     if not torch.jit.is_scripting():
         if torch.onnx.is_in_onnx_export():
-            return reference.scan_max(x, dim, reverse)
+            return fallback.scan_max(x, dim, reverse)
     return torch.ops.cornernet_d2.corner_pool(x, dim, reverse)
 
 
@@ -82,8 +80,8 @@ def corner_pool_sum(vertical: Tensor, horizontal: Tensor, corner: str) -> Tensor
     reverse = corner == "tl"
     if not torch.jit.is_scripting():
         if torch.onnx.is_in_onnx_export():
-            pooled = reference.scan_max(vertical, 2, reverse)
-            return pooled + reference.scan_max(horizontal, 3, reverse)
+            pooled = fallback.scan_max(vertical, 2, reverse)
+            return pooled + fallback.scan_max(horizontal, 3, reverse)
     return torch.ops.cornernet_d2.corner_pool_sum(vertical, horizontal, reverse)
 
 
@@ -109,7 +107,7 @@ class CornerPool(nn.Module):
         return f"mode={self.mode!r}"
 
 
-def _direction(mode: str) -> Tuple[int, bool]:
+def _direction(mode: str) -> tuple[int, bool]:
     """The dimension a mode scans and whether the scan starts at its last index."""
     if mode == "top":
         return 2, True

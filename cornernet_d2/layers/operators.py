@@ -1,7 +1,7 @@
 """The ``cornernet_d2::corner_pool*`` operators: schema, fake, autograd and vmap rules, fallback.
 
 C++ and CUDA (``csrc/``) supply kernels for the CPU and CUDA keys only; every other backend, and a
-package without compiled kernels, runs :mod:`.reference`. Three operators are closed under
+package without compiled kernels, runs :mod:`.fallback`. Three operators are closed under
 differentiation, because for a fixed map ``x`` pooling routes values linearly:
 
     corner_pool(x)                     out[i]  = x[argmax_i]             argmax_i: first maximum met
@@ -14,13 +14,13 @@ backward finds the maxima again in ``x``, which the ReLU before the pool keeps a
 Autocast has no rule for them: they run, and return, the dtype of their input.
 """
 
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import extension, reference  # noqa: F401  (extension: loads the compiled kernels)
+from . import extension, fallback  # noqa: F401  (extension: loads the compiled kernels)
 
 LIBRARY = torch.library.Library("cornernet_d2", "DEF")
 _NAMESPACE = torch.ops.cornernet_d2
@@ -44,17 +44,17 @@ def _like(result: Tensor, x: Tensor) -> Tensor:
 # ---------------------------------------------------------------- fallback kernels
 @torch.library.impl(LIBRARY, "corner_pool", "CompositeExplicitAutograd")
 def _pool(x: Tensor, dim: int, reverse: bool) -> Tensor:
-    return _like(reference.scan_max(x, dim, reverse), x)
+    return _like(fallback.scan_max(x, dim, reverse), x)
 
 
 @torch.library.impl(LIBRARY, "corner_pool_backward", "CompositeExplicitAutograd")
 def _pool_backward(grad: Tensor, x: Tensor, dim: int, reverse: bool) -> Tensor:
-    return _like(reference.collect(grad, reference.first_maxima(x, dim, reverse), dim, reverse), x)
+    return _like(fallback.collect(grad, fallback.first_maxima(x, dim, reverse), dim, reverse), x)
 
 
 @torch.library.impl(LIBRARY, "corner_pool_gather", "CompositeExplicitAutograd")
 def _pool_gather(values: Tensor, x: Tensor, dim: int, reverse: bool) -> Tensor:
-    return _like(reference.spread(values, reference.first_maxima(x, dim, reverse), dim, reverse), x)
+    return _like(fallback.spread(values, fallback.first_maxima(x, dim, reverse), dim, reverse), x)
 
 
 @torch.library.impl(LIBRARY, "corner_pool_sum", "CompositeExplicitAutograd")
@@ -66,7 +66,7 @@ def _pool_sum(vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tensor:
 @torch.library.impl(LIBRARY, "corner_pool_sum_backward", "CompositeExplicitAutograd")
 def _pool_sum_backward(
     grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     return (
         _NAMESPACE.corner_pool_backward(grad, vertical, 2, reverse),
         _NAMESPACE.corner_pool_backward(grad, horizontal, 3, reverse),
@@ -91,7 +91,7 @@ def _(vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tensor:
 
 
 @torch.library.register_fake("cornernet_d2::corner_pool_sum_backward", lib=LIBRARY)
-def _(grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tuple[Tensor, Tensor]:
+def _(grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(vertical), torch.empty_like(horizontal)
 
 
@@ -109,7 +109,7 @@ class _Pool(torch.autograd.Function):
         return _no_double_dispatch(_NAMESPACE.corner_pool.default, x, dim, reverse)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         return _NAMESPACE.corner_pool_backward(grad, x.detach(), *ctx.direction), None, None
 
@@ -126,7 +126,7 @@ class _Route(torch.autograd.Function):
         return _no_double_dispatch(operator, values, x, dim, reverse)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         return None, None, ctx.adjoint(grad, x.detach(), *ctx.direction), None, None, None
 
@@ -141,7 +141,7 @@ class _PoolSum(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         vertical, horizontal = ctx.saved_tensors
         grads = _NAMESPACE.corner_pool_sum_backward(
             grad, vertical.detach(), horizontal.detach(), ctx.reverse
@@ -163,7 +163,7 @@ def _needs_formula(*tensors: Tensor) -> bool:
 @torch.library.impl(LIBRARY, "corner_pool", "Autograd")
 def _(x: Tensor, dim: int, reverse: bool) -> Tensor:
     if _needs_formula(x):
-        return reference.corner_pool(x, dim, reverse)
+        return fallback.corner_pool(x, dim, reverse)
     return _Pool.apply(x, dim, reverse)
 
 
@@ -186,14 +186,14 @@ def _(values: Tensor, x: Tensor, dim: int, reverse: bool) -> Tensor:
 @torch.library.impl(LIBRARY, "corner_pool_sum", "Autograd")
 def _(vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tensor:
     if _needs_formula(vertical, horizontal):
-        return reference.corner_pool(vertical, 2, reverse) + reference.corner_pool(
+        return fallback.corner_pool(vertical, 2, reverse) + fallback.corner_pool(
             horizontal, 3, reverse
         )
     return _PoolSum.apply(vertical, horizontal, reverse)
 
 
 @torch.library.impl(LIBRARY, "corner_pool_sum_backward", "Autograd")
-def _(grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tuple[Tensor, Tensor]:
+def _(grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
     differentiated = torch.is_grad_enabled() and grad.requires_grad
     if differentiated or _needs_formula(grad, vertical, horizontal):
         return _pool_sum_backward(grad, vertical, horizontal, reverse)
@@ -204,7 +204,7 @@ def _(grad: Tensor, vertical: Tensor, horizontal: Tensor, reverse: bool) -> Tupl
 
 # ---------------------------------------------------------------- vmap
 # Maps are pooled independently of each other: the mapped dimension joins the images.
-def _fold(x: Tensor, in_dim: Optional[int], size: int) -> Tensor:
+def _fold(x: Tensor, in_dim: int | None, size: int) -> Tensor:
     batched = x.expand(size, *x.shape) if in_dim is None else x.movedim(in_dim, 0)
     return batched.flatten(0, 1)
 
@@ -212,9 +212,9 @@ def _fold(x: Tensor, in_dim: Optional[int], size: int) -> Tensor:
 def _register_vmap(name: str) -> None:
     operator = getattr(_NAMESPACE, name)
 
-    def rule(info: Any, in_dims: Tuple[Optional[int], ...], *args: Any) -> Tuple[Any, Any]:
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         size = info.batch_size
-        folded: List[Any] = [
+        folded: list[Any] = [
             _fold(arg, in_dim, size) if isinstance(arg, Tensor) else arg
             for arg, in_dim in zip(args, in_dims)
         ]

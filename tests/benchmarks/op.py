@@ -14,7 +14,7 @@ from typing import Callable, Dict, List, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from cornernet_d2.layers import corner_pool, corner_pool_sum, is_compiled, reference
+from cornernet_d2.layers import corner_pool, corner_pool_sum, fallback, is_compiled
 
 MODES = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,8 +41,8 @@ def loop(x: Tensor, mode: str) -> Tensor:
 
 def log_step(x: Tensor, mode: str) -> Tensor:
     if x.requires_grad:
-        return reference.corner_pool(x, *MODES[mode])
-    return reference.scan_max(x, *MODES[mode])
+        return fallback.corner_pool(x, *MODES[mode])
+    return fallback.scan_max(x, *MODES[mode])
 
 
 WAYS: Dict[str, Way] = {

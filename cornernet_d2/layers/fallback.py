@@ -8,8 +8,6 @@ Shapes: every map is (N, C, H, W); ``dim`` is 2 (H) or 3 (W); the scan runs alon
 index to the last, or from the last to the first if ``reverse``.
 """
 
-from typing import List, Union
-
 import torch
 import torch.nn.functional as F
 
@@ -17,7 +15,7 @@ import torch.nn.functional as F
 _MAX_SYMBOLIC_STEPS = 14
 
 
-def _steps(length: Union[int, torch.SymInt]) -> List[int]:
+def _steps(length: int | torch.SymInt) -> list[int]:
     """Shifts 1, 2, 4, ... below ``length``; those that a symbolic length cannot rule out."""
     if isinstance(length, int):
         return [1 << k for k in range(max(length - 1, 0).bit_length())]
