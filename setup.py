@@ -1,22 +1,27 @@
 """Builds and packages cornernet_d2: ``pip install .``, ``pip install -e .`` or ``pip wheel .``.
 
-The compiled corner-pool operator is optional; without it the package runs on standard PyTorch
-operators. It needs torch at build time, so ask for it with ``pip install --no-build-isolation .``;
-an isolated build, which sees no torch, installs the pure-Python package and says so.
+Two compiled modules are optional and fail apart: ``_C``, the operators for the CPU, and
+``_C_cuda``, for CUDA. Without them the operators run in standard PyTorch. Both need torch at build
+time, so ask for them with ``pip install --no-build-isolation .``; an isolated build, which sees no
+torch, installs the pure-Python package. Why something was not built is printed: pip shows it
+with -v, ``python setup.py build_ext --inplace`` always.
 
 Environment:
-    FORCE_CUDA=1              build the CUDA kernels although no GPU is visible (needs CUDA_HOME)
-    FORCE_BUILD=1             fail instead of falling back when the operator cannot be built
-    CORNERNET_D2_SKIP_BUILD=1 do not build the operator
+    FORCE_CUDA=1              build _C_cuda although no GPU is visible (needs CUDA_HOME); fail
+                              instead of going without it
+    FORCE_BUILD=1             fail instead of going without what cannot be built
+    CORNERNET_D2_SKIP_BUILD=1 build neither
     TORCH_CUDA_ARCH_LIST      architectures, as for every torch extension: "8.0;9.0;10.0+PTX"
     MAX_JOBS                  number of parallel compilations
 """
 
 import os
 import re
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from setuptools import find_packages, setup
 
@@ -29,6 +34,8 @@ ROOT = Path(__file__).parent
 # The stable ABI of torch 2.10: one wheel serves that version and all later ones, and Python 3.10+.
 TORCH_TARGET_VERSION = "0x020a000000000000"
 PYTHON_TAG = "cp310"
+# Where no GPU says which one: Turing to Blackwell, as far as the toolkit knows them.
+CUDA_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 
 def flag(name: str) -> bool:
@@ -39,8 +46,8 @@ def say(message: str) -> None:
     print(f"cornernet_d2: {message}", file=sys.stderr)
 
 
-def why_not_built() -> Optional[str]:
-    """The reason why the operator is not built, or None if it is."""
+def why_not_built() -> str | None:
+    """The reason why nothing is built, or None if something is."""
     if flag("CORNERNET_D2_SKIP_BUILD"):
         return "CORNERNET_D2_SKIP_BUILD is set"
     if cpp_extension is None:
@@ -49,73 +56,130 @@ def why_not_built() -> Optional[str]:
 
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < (2, 10):
-        return f"it needs torch 2.10 or later, this is {torch.__version__}"
+        return f"they need torch 2.10 or later, this is {torch.__version__}"
     return None
 
 
-def with_cuda() -> bool:
-    """Whether to build the CUDA kernels. A forced build without a toolkit is an error."""
+def why_no_cuda() -> str | None:
+    """The reason why ``_C_cuda`` is not built, or None if it is."""
     import torch
 
-    if cpp_extension.CUDA_HOME is None or torch.version.cuda is None:
-        if flag("FORCE_CUDA"):
-            raise SystemExit(
-                "cornernet_d2: FORCE_CUDA is set, but "
-                + ("CUDA_HOME names no toolkit" if torch.version.cuda else "torch has no CUDA")
-            )
-        return False
-    return flag("FORCE_CUDA") or torch.cuda.is_available()
+    if torch.version.cuda is None:
+        return "this torch has no CUDA"
+    if cpp_extension.CUDA_HOME is None:
+        return "CUDA_HOME names no CUDA toolkit and there is no nvcc"
+    if not (flag("FORCE_CUDA") or torch.cuda.is_available()):
+        return "torch sees no GPU (FORCE_CUDA=1 builds it all the same)"
+    return None
 
 
-def extension() -> Any:
+def choose_cuda_architectures() -> None:
+    """Without a GPU and a TORCH_CUDA_ARCH_LIST, torch has no default and stops."""
+    import torch
+
+    if os.environ.get("TORCH_CUDA_ARCH_LIST") or torch.cuda.device_count():
+        return
+    nvcc = Path(cpp_extension.CUDA_HOME, "bin", "nvcc")
+    done = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
+    known = set(done.stdout.split())
+    chosen = [a for a in CUDA_ARCHITECTURES if "compute_" + a.replace(".", "") in known]
+    os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(chosen) + "+PTX"
+    say(f"no GPU to go by, building for {os.environ['TORCH_CUDA_ARCH_LIST']}")
+
+
+def extension(kind: Any, name: str, *sources: str) -> Any:
     defines = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
-    # -Wno-psabi: GCC notes that vectors are passed differently by other compiler flags; here every
-    # function that takes them is inlined. -g0: debug information is most of the file otherwise.
-    flags = {"cxx": ["-O3", "-g0", "-Wno-psabi", *defines]}
-    sources = ["cornernet_d2/csrc/corner_pool.cpp"]
-    kind = cpp_extension.CppExtension
-    if with_cuda():
-        kind = cpp_extension.CUDAExtension
-        sources.append("cornernet_d2/csrc/cuda/corner_pool.cu")
-        # No --use_fast_math: maxima must stay exact. Torch adds the language version and -gencode.
-        flags["nvcc"] = ["-O3", "-DUSE_CUDA", *defines]
+    flags = {
+        # -ffp-contract, --fmad: an IoU is rounded as PyTorch rounds it, or a threshold would not
+        # be the same. -Wno-psabi: GCC notes that vectors are passed differently by other compiler
+        # flags; here every function that takes them is inlined. -g0: debug information is most of
+        # the file otherwise. No --use_fast_math: maxima must stay exact.
+        "cxx": ["-O3", "-g0", "-Wno-psabi", "-ffp-contract=off", *defines],
+        "nvcc": ["-O3", "--fmad=false", "-DUSE_CUDA", *defines],
+    }
+    sources = [f"cornernet_d2/csrc/{source}" for source in sources]
     headers = [str(path) for path in Path("cornernet_d2/csrc").rglob("*.*h")]
     return kind(
-        "cornernet_d2._C", sources, depends=headers, extra_compile_args=flags, py_limited_api=True
+        f"cornernet_d2.{name}",
+        sources,
+        depends=headers,
+        extra_compile_args=flags,
+        py_limited_api=True,
     )
+
+
+def extensions() -> list[Any]:
+    sources = "corner_pool.cpp", "soft_nms.cpp"
+    found = [extension(cpp_extension.CppExtension, "_C", *sources)]
+    reason = why_no_cuda()
+    if reason is None:
+        sources = "cuda/corner_pool.cu", "cuda/soft_nms.cu"
+        found.append(extension(cpp_extension.CUDAExtension, "_C_cuda", *sources))
+    elif flag("FORCE_CUDA"):
+        raise SystemExit(f"cornernet_d2: FORCE_CUDA is set, but {reason}")
+    else:
+        say(f"_C_cuda is not built: {reason}")
+    return found
+
+
+def last_line(error: BaseException) -> str:
+    message, *values = error.args or ("",)
+    if values and "%s" in str(message):  # torch does not fill in what it says of versions
+        message = message % tuple(values)
+    return (str(message).strip() or type(error).__name__).splitlines()[-1]
 
 
 def build_command() -> Any:
     class BuildExtension(cpp_extension.BuildExtension):
-        """Torch's command; falls back to the pure-Python package unless the build is forced."""
+        """Torch's command, one extension after the other: one that fails costs no other."""
 
         def run(self) -> None:
-            try:
-                super().run()
-            except (Exception, SystemExit) as error:  # compilers fail in every possible way
-                if flag("FORCE_CUDA") or flag("FORCE_BUILD"):
-                    raise
-                last = (str(error).strip() or type(error).__name__).splitlines()[-1]
-                say(f"the operator was not built, standard PyTorch operators serve instead: {last}")
-                self.extensions = []
+            wanted, self.extensions, compiler = self.extensions, [], self.compiler
+            built = []
+            for extension in wanted:
+                self.extensions, self.compiler = [extension], compiler
+                name = extension.name.rpartition(".")[2]
+                try:
+                    if name == "_C_cuda":
+                        choose_cuda_architectures()
+                    super().run()
+                    built.append(extension)
+                except (Exception, SystemExit) as error:  # compilers fail in every possible way
+                    if flag("FORCE_BUILD") or flag("FORCE_CUDA") and name == "_C_cuda":
+                        raise
+                    reason = last_line(error)
+                    say(f"{name} was not built, standard PyTorch operators serve instead: {reason}")
+            self.extensions = built
 
     return BuildExtension
 
 
-def compiled_options() -> Dict[str, Any]:
-    """Arguments of setup() for the operator."""
+def compiled_options() -> dict[str, Any]:
+    """Arguments of setup() for the operators."""
     reason = why_not_built()
     if reason is not None:
         if flag("FORCE_CUDA") or flag("FORCE_BUILD"):
             if not flag("CORNERNET_D2_SKIP_BUILD"):
-                raise SystemExit(f"cornernet_d2: the operator cannot be built: {reason}")
-        say(f"the operator is not built: {reason}")
+                raise SystemExit(f"cornernet_d2: the operators cannot be built: {reason}")
+        say(f"the compiled operators are not built: {reason}")
         return {}
     return {
-        "ext_modules": [extension()],
+        "ext_modules": extensions(),
         "cmdclass": {"build_ext": build_command()},
         "options": {"bdist_wheel": {"py_limited_api": PYTHON_TAG}},
     }
+
+
+def opencv() -> str:
+    """The OpenCV package that is there: two of them in one environment break each other."""
+    for name in ("opencv-python", "opencv-contrib-python"):
+        for build in (name, f"{name}-headless"):
+            try:
+                metadata.version(build)
+                return build
+            except metadata.PackageNotFoundError:
+                continue
+    return "opencv-python"
 
 
 def version() -> str:
@@ -123,7 +187,7 @@ def version() -> str:
     return re.search(r'^__version__ = "(.*)"$', text, re.MULTILINE).group(1)
 
 
-def packages() -> List[str]:
+def packages() -> list[str]:
     """The package, and configs/ as its subpackage cornernet_d2.configs."""
     folders = [path for path in (ROOT / "configs").rglob("*") if path.is_dir()]
     names = [".".join(path.relative_to(ROOT / "configs").parts) for path in folders]
@@ -145,16 +209,16 @@ setup(
     package_dir={"cornernet_d2.configs": "configs"},
     package_data={"cornernet_d2": ["py.typed"], "": ["*.yaml"]},
     python_requires=">=3.10",
-    # Detectron2 is left out: the package index has no build of it that installs. What Detectron2
-    # itself requires (fvcore, iopath, omegaconf, yacs, matplotlib, Pillow ...) comes with it.
+    # Detectron2 is left out: the package index has no build of it that installs. What it alone
+    # requires (omegaconf, yacs, matplotlib, Pillow ...) comes with it.
     install_requires=[
-        "torch>=2.5",  # torch.library.register_vmap; the compiled operator needs 2.10
+        "torch>=2.5",  # torch.library.register_vmap; compiled kernels need 2.10
         "torchvision",
         "numpy",
+        "fvcore",
+        "iopath",
         "pycocotools>=2.0.2",  # as Detectron2
-        # Reading and warping images. Without windows, so that no system library is needed; beside
-        # another OpenCV build install with --no-deps.
-        "opencv-python-headless",
+        opencv(),
     ],
     extras_require={
         "export": ["onnx>=1.16", "onnxscript", "onnxruntime"],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cornernet_d2.layers import CornerPool, corner_pool, corner_pool_sum, is_compiled, reference
+from cornernet_d2.layers import CornerPool, corner_pool, corner_pool_sum, fallback, is_compiled
 from tests.corner_pool_oracle import first_maximum_backward, first_maximum_scan, make_map
 
 OPS = torch.ops.cornernet_d2
@@ -94,7 +94,7 @@ def test_standard_operators_are_bit_equal():
     for seed, (dtype, mode) in enumerate(itertools.product(DTYPES, MODES)):
         x = make_map((2, 3, 17, 20), dtype, seed=seed, with_nan=True)
         expected = corner_pool(x, mode)
-        for form in (reference.scan_max, reference.corner_pool):
+        for form in (fallback.scan_max, fallback.corner_pool):
             assert torch.equal(form(x, *MODES[mode]).nan_to_num(9), expected.nan_to_num(9))
 
 
@@ -157,11 +157,10 @@ def test_errors_say_what_is_wrong():
     ids=["fallback", "baseline", "avx2"],
 )
 def test_other_code_paths(variables):
-    """This file again without the kernels, and with those for older processors."""
-    fallback = "CORNERNET_D2_FORCE_FALLBACK" in variables
-    names = "(values or two_pools) and (float32 or bfloat16) or first or empty"
-    files = [__file__]
-    if fallback:  # its registration as well
+    """The operators' tests again without the kernels, and with those for older processors."""
+    names = "(values or two_pools) and (float32 or float16) or first or empty or kernels_equal"
+    files = [__file__, str(Path(__file__).with_name("test_soft_nms_operator.py"))]
+    if "CORNERNET_D2_FORCE_FALLBACK" in variables:  # their registration as well
         names += " or opcheck or orders"
         files.append(str(Path(__file__).with_name("test_corner_pool_registration.py")))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", names, *files]

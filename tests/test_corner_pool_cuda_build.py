@@ -14,7 +14,7 @@ from torch.utils.cpp_extension import CUDA_HOME
 ROOT = Path(__file__).parents[1]
 # CUDA 13 dropped Volta (sm_70); older toolkits still build it.
 ARCHITECTURES = ["7.0", "8.0", "9.0", "10.0"]
-KERNELS = 4 * 2 * 5  # types x access widths x kernels
+KERNELS = 4 * 2 * 5 + 1  # types x access widths x kernels, and soft-NMS
 
 pytestmark = [
     pytest.mark.skipif(
