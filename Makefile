@@ -17,8 +17,8 @@ export DETECTRON2_SOURCE
 # From the first torch with the stable C++ interface that the operator is built on, to the newest
 # one the tests have run with; torchvision's versions go in step.
 TORCH := "torch>=2.10,<2.15" "torchvision>=0.25,<0.30"
-# What every machine can import: opencv-python wants the system's libGL, and only adds windows.
-OPENCV := opencv-python-headless
+# opencv-python wants the system's libGL, for windows that are not needed here.
+OPENCV := opencv-python$(if $(shell ldconfig -p 2> /dev/null | grep libGL.so.1),,-headless)
 
 CONDA := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
 VENV := $(or $(VIRTUAL_ENV),$(CONDA),$(CURDIR)/.venv)
@@ -67,7 +67,7 @@ $(BASE): Makefile | $(PY)
 	@echo "Setting up $(VENV)"
 	@$(PY) -m pip --version > /dev/null 2>&1 || $(PY) -m ensurepip
 	@$(PY) -c "import torch, torchvision" 2> /dev/null || $(INSTALL) $(TORCH)
-	@$(PY) -c "import cv2" 2> /dev/null || $(INSTALL) $(OPENCV)
+	@$(PY) -c "import importlib.util as u; exit(u.find_spec('cv2') is None)" || $(INSTALL) $(OPENCV)
 	@$(PY) -c "import pkg_resources, wheel, ninja" 2> /dev/null || \
 	$(INSTALL) "setuptools<81" wheel ninja
 	@mkdir -p $(STAMPS) && touch $@
@@ -76,12 +76,15 @@ $(DETECTRON2): .ci/setup_detectron2.py $(BASE)
 	@$(PY) .ci/setup_detectron2.py
 	@rm -f $(STAMPS)/detectron2-* && touch $@
 
-# Everything it requires is there by now; pip would put a second OpenCV beside opencv-python.
+# Everything it requires is there by now; pip would put a second OpenCV beside another build. Not pip
+# but setup.py compiles: pip -q would hide the reason why something cannot be built.
 $(PROJECT): $(SOURCES) $(DETECTRON2)
-	@$(INSTALL) --no-build-isolation --no-deps --editable .
-	@$(PY) -W ignore -c "from cornernet_d2.layers import is_compiled; print('Corner pooling:', \
-	'compiled' if is_compiled()['cpu'] else 'no compiled operator (is there a C++ compiler?), \
-	using the slower pure PyTorch one')"
+	@mkdir -p build
+	@$(PY) setup.py -q build_ext --inplace > build/build_ext.log
+	@CORNERNET_D2_SKIP_BUILD=1 $(INSTALL) --no-build-isolation --no-deps --editable .
+	@$(PY) -W ignore -c "from cornernet_d2.layers import is_compiled; print('Compiled kernels:', \
+	', '.join(name + (' yes' if there else ' no') for name, there in is_compiled().items()), \
+	'' if is_compiled()['cpu'] else '(see build/build_ext.log; slower PyTorch operators serve)')"
 	@rm -f $(STAMPS)/project-* && touch $@
 
 $(TOOLS): Makefile | $(PROJECT)

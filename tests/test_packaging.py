@@ -1,13 +1,18 @@
 """What pip makes of the project: wheel and editable install, with torch and without."""
 
 import os
+import runpy
 import subprocess
 import sys
 import sysconfig
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch.utils import cpp_extension
 
 import cornernet_d2
 
@@ -101,3 +106,96 @@ def test_without_torch_the_build_gives_a_pure_python_wheel(source: Path, tmp_pat
     _run(sys.executable, "-c", hide, *flags, cwd=source, CORNERNET_D2_SKIP_BUILD="0")
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.endswith("py3-none-any.whl")
+
+
+@pytest.fixture
+def setup_py(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The functions of setup.py."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["setup.py", "-q", "--version"])
+    monkeypatch.setenv("CORNERNET_D2_SKIP_BUILD", "1")
+    functions = runpy.run_path("setup.py")
+    for name in ("CORNERNET_D2_SKIP_BUILD", "FORCE_CUDA", "FORCE_BUILD"):
+        monkeypatch.delenv(name, raising=False)
+    return functions
+
+
+class Builds:
+    """Stands for torch's build_ext: no CUDA extension can be built."""
+
+    error: BaseException = RuntimeError("toolkit %s beside torch %s", "12.4", "13.0")
+
+    def __init__(self) -> None:
+        names = "cornernet_d2._C", "cornernet_d2._C_cuda"
+        self.extensions, self.compiler = [SimpleNamespace(name=name) for name in names], "chosen"
+
+    def run(self) -> None:
+        assert self.compiler == "chosen"
+        self.compiler = object()  # as build_ext does: it cannot run twice with that
+        if self.extensions[0].name.endswith("_cuda"):
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [Builds.error, SystemExit("toolkit 12.4 beside torch 13.0")])
+def test_what_fails_for_cuda_does_not_cost_the_cpu(
+    setup_py: dict[str, Any],
+    error: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(cpp_extension, "BuildExtension", Builds)
+    monkeypatch.setattr(Builds, "error", error)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    command = setup_py["build_command"]()()
+    command.run()
+    assert [extension.name for extension in command.extensions] == ["cornernet_d2._C"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "_C_cuda was not built" in line and line.endswith("toolkit 12.4 beside torch 13.0")
+    for name in ("FORCE_CUDA", "FORCE_BUILD"):
+        with monkeypatch.context() as forced, pytest.raises(type(error)):
+            forced.setenv(name, "1")
+            setup_py["build_command"]()().run()
+
+
+@pytest.mark.parametrize(
+    "known, wanted",
+    [
+        ("75 80 86 87 89 90 100 120", "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"),
+        ("50 70 75 80 86 89 90", "7.5;8.0;8.6;8.9;9.0+PTX"),  # CUDA 12.4
+    ],
+)
+def test_without_a_gpu_the_toolkit_says_which_architectures_are_built(
+    setup_py: dict[str, Any],
+    known: str,
+    wanted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    names = "\n".join(f"compute_{number}" for number in known.split())
+    nvcc.write_text(f"#!/bin/sh\n[ $1 = --list-gpu-arch ] && echo '{names}'\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")
+    setup_py["choose_cuda_architectures"]()
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == wanted
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")  # what the user asks for stays
+    setup_py["choose_cuda_architectures"]()
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0"
+
+
+def test_no_toolkit_and_no_gpu_are_told_apart(
+    setup_py: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for home, reason in ((None, "CUDA_HOME"), ("somewhere", "no GPU")):
+        monkeypatch.setattr(cpp_extension, "CUDA_HOME", home)
+        assert [e.name for e in setup_py["extensions"]()] == ["cornernet_d2._C"]
+        assert reason in capsys.readouterr().err
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    monkeypatch.setenv("FORCE_CUDA", "1")
+    with pytest.raises(SystemExit, match="FORCE_CUDA is set, but CUDA_HOME"):
+        setup_py["extensions"]()
