@@ -25,25 +25,6 @@ struct SumArgs {
   }
 };
 
-// Sum of two vectors of stored values, rounded once as an addition in their type. Narrow types are
-// added in parts that fill one accumulator vector each.
-template <class Format, int Bytes, class V>
-CORNERNET_INLINE V add_stored(V a, V b) {
-  using Bits = typename Format::Bits;
-  constexpr int kPartBytes = Bytes * sizeof(Bits) / sizeof(typename Format::Accumulator);
-  using Part = Vec<Bits, kPartBytes>;
-  alignas(64) char parts[3][Bytes];
-  store_vector(parts[0], a);
-  store_vector(parts[1], b);
-  for (int i = 0; i < Bytes; i += kPartBytes) {
-    const Part sum = Format::template narrow<Bytes>(
-        Format::template widen<Bytes>(load_vector<Part>(parts[0] + i)) +
-        Format::template widen<Bytes>(load_vector<Part>(parts[1] + i)));
-    store_vector(parts[2] + i, sum);
-  }
-  return load_vector<V>(parts[2]);
-}
-
 // W contiguous: a task is one (H, W) plane.
 template <class Format>
 struct SumPlanes {
@@ -89,7 +70,7 @@ struct SumPlanes {
       const V across = scan_lanes<Bytes, Reverse, Bits>(key, carry);
       store_partial<Reverse>(
           y + start,
-          add_stored<Format, Bytes>(from_key<Format>(down), from_key<Format>(across)), count);
+          Format::template add<Bytes>(from_key<Format>(down), from_key<Format>(across)), count);
     }
   }
 };
@@ -116,19 +97,25 @@ struct SumChannels {
           sum_cell<Bytes>(args.y + args.offset(0, n, c, h, w),
                           args.vertical + args.offset(1, n, c, h, w),
                           args.horizontal + args.offset(2, n, c, h, w),
-                          maximum.data() + j * args.block, across, channels);
+                          maximum.data() + j * args.block, across, channels, args.reverse);
         }
       }
     }
   }
 
+  // In a reverse scan the channels go downwards too: the hardware's prefetchers follow memory that is
+  // walked one way throughout. Twice as fast as upwards, which explicit prefetches do not mend.
   template <int Bytes>
   CORNERNET_INLINE static void sum_cell(
-      Bits* y, const Bits* v, const Bits* x, Bits* down, Bits* across, int64_t channels) {
+      Bits* y, const Bits* v, const Bits* x, Bits* down, Bits* across, int64_t channels,
+      bool reverse) {
     using V = Vec<Bits, Bytes>;
     constexpr int kLanes = VectorOf<Bits, Bytes>::kLanes;
-    for (int64_t c = 0; c < channels; c += kLanes) {
-      const int count = lanes_left(kLanes, c, channels);
+    const int count = lanes_left(kLanes, 0, channels);
+    for (int64_t done = 0; done < channels; done += kLanes) {
+      // The last vector overlaps the one before: maxima do not change when taken twice.
+      const int64_t left = std::max<int64_t>(channels - kLanes - done, 0);
+      const int64_t c = reverse ? left : channels - count - left;
       const V below = max_vector(load_vector<V>(down + c),
                                  to_key<Format>(load_partial<V>(v + c, count)));
       const V beside = max_vector(load_vector<V>(across + c),
@@ -136,7 +123,7 @@ struct SumChannels {
       store_vector(down + c, below);
       store_vector(across + c, beside);
       store_partial(
-          y + c, add_stored<Format, Bytes>(from_key<Format>(below), from_key<Format>(beside)),
+          y + c, Format::template add<Bytes>(from_key<Format>(below), from_key<Format>(beside)),
           count);
     }
   }

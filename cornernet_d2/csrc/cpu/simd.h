@@ -21,7 +21,8 @@ template <class T, int Bytes>
 using Vec = typename VectorOf<T, Bytes>::type;
 
 // widen and narrow convert between stored bits and the type gradients are summed in, one
-// accumulator vector of `Bytes` bytes at a time.
+// accumulator vector of `Bytes` bytes at a time; add gives the stored bits of the sum of stored
+// values, rounded once.
 template <class Bits_, class Accumulator_, Bits_ Infinity, Bits_ QuietNaN>
 struct WideFormat {
   using Bits = Bits_;
@@ -36,6 +37,10 @@ struct WideFormat {
   CORNERNET_INLINE static Vec<Bits, Bytes> narrow(Vec<Accumulator, Bytes> value) {
     return (Vec<Bits, Bytes>)value;
   }
+  template <int Bytes>
+  CORNERNET_INLINE static Vec<Bits, Bytes> add(Vec<Bits, Bytes> a, Vec<Bits, Bytes> b) {
+    return narrow<Bytes>(widen<Bytes>(a) + widen<Bytes>(b));
+  }
 };
 using Float64 = WideFormat<int64_t, double, 0x7ff0000000000000, 0x7ff8000000000000>;
 using Float32 = WideFormat<int32_t, float, 0x7f800000, 0x7fc00000>;
@@ -49,15 +54,41 @@ struct BFloat16 {
   CORNERNET_INLINE static Vec<float, Bytes> widen(Vec<Bits, Bytes / 2> bits) {
     return (Vec<float, Bytes>)(__builtin_convertvector(bits, Vec<int32_t, Bytes>) << 16);
   }
-  template <int Bytes>  // rounds to nearest even, as torch does
+  template <int Bytes>
   CORNERNET_INLINE static Vec<Bits, Bytes / 2> narrow(Vec<float, Bytes> value) {
+    return __builtin_convertvector(round<Bytes>(value) >> 16, Vec<Bits, Bytes / 2>);
+  }
+  template <int Bytes>  // to nearest even, as torch does; the upper halves are the result
+  CORNERNET_INLINE static Vec<uint32_t, Bytes> round(Vec<float, Bytes> value) {
     using Unsigned = Vec<uint32_t, Bytes>;
     const Unsigned bits = (Unsigned)value;
-    const Unsigned rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Unsigned nan = Unsigned{} + uint32_t(kQuietNaN);
-    return __builtin_convertvector(value != value ? nan : rounded, Vec<Bits, Bytes / 2>);
+    const Unsigned nan = Unsigned{} + (uint32_t(kQuietNaN) << 16);
+    return value != value ? nan : bits + 0x7fff + ((bits >> 16) & 1);
+  }
+  template <int Bytes>  // even and odd lanes apart, which no lane has to move for
+  CORNERNET_INLINE static Vec<Bits, Bytes> add(Vec<Bits, Bytes> a, Vec<Bits, Bytes> b) {
+    using Unsigned = Vec<uint32_t, Bytes>;
+    using Float = Vec<float, Bytes>;
+    constexpr uint32_t kOdd = 0xffff0000;
+    const Unsigned x = (Unsigned)a, y = (Unsigned)b;
+    const Unsigned even = round<Bytes>((Float)(x << 16) + (Float)(y << 16));
+    const Unsigned odd = round<Bytes>((Float)(x & kOdd) + (Float)(y & kOdd));
+    return (Vec<Bits, Bytes>)(even >> 16 | (odd & kOdd));
   }
 };
+
+// Whether the instruction set of vectors of this many bytes converts halves (see cpu/dispatch.h).
+#if defined(__x86_64__)
+template <int Bytes>
+constexpr bool kConvertsHalf = Bytes >= 32;
+#define CORNERNET_HALF_TO_FLOAT(HALF, FLOAT) asm("vcvtph2ps %1, %0" : "=v"(FLOAT) : "v"(HALF))
+#define CORNERNET_FLOAT_TO_HALF(FLOAT, HALF) asm("vcvtps2ph $0, %1, %0" : "=v"(HALF) : "v"(FLOAT))
+#else
+template <int Bytes>
+constexpr bool kConvertsHalf = false;
+#define CORNERNET_HALF_TO_FLOAT(HALF, FLOAT)
+#define CORNERNET_FLOAT_TO_HALF(FLOAT, HALF)
+#endif
 
 struct Float16 {
   using Bits = int16_t;
@@ -66,6 +97,11 @@ struct Float16 {
   static constexpr Bits kQuietNaN = 0x7e00;
   template <int Bytes>
   CORNERNET_INLINE static Vec<float, Bytes> widen(Vec<Bits, Bytes / 2> bits) {
+    if constexpr (kConvertsHalf<Bytes>) {
+      Vec<float, Bytes> value;
+      CORNERNET_HALF_TO_FLOAT(bits, value);
+      return value;
+    }
     // Moves exponent and fraction into place and rescales by 2^(127 - 15); infinities and NaN then
     // need the all-ones exponent back.
     using Signed = Vec<int32_t, Bytes>;
@@ -77,6 +113,11 @@ struct Float16 {
   }
   template <int Bytes>  // rounds to nearest even; too large becomes infinite
   CORNERNET_INLINE static Vec<Bits, Bytes / 2> narrow(Vec<float, Bytes> value) {
+    if constexpr (kConvertsHalf<Bytes>) {
+      Vec<Bits, Bytes / 2> half;
+      CORNERNET_FLOAT_TO_HALF(value, half);
+      return half;
+    }
     using Unsigned = Vec<uint32_t, Bytes>;
     const Unsigned bits = (Unsigned)value;
     const Unsigned magnitude = bits & 0x7fffffff;
@@ -89,6 +130,21 @@ struct Float16 {
     half = magnitude >= 0x47800000 ? Unsigned{} + uint32_t(kInfinity) : half;
     half = magnitude > 0x7f800000 ? Unsigned{} + uint32_t(kQuietNaN) : half;
     return __builtin_convertvector(half | ((bits >> 16) & 0x8000), Vec<Bits, Bytes / 2>);
+  }
+  template <int Bytes>
+  CORNERNET_INLINE static Vec<Bits, Bytes> add(Vec<Bits, Bytes> a, Vec<Bits, Bytes> b) {
+    return add_halves<Bytes>(a, b, std::make_index_sequence<VectorOf<Bits, Bytes / 2>::kLanes>{});
+  }
+  // The two halves of the lanes after each other, split and joined without a way through memory.
+  template <int Bytes, std::size_t... I>
+  CORNERNET_INLINE static Vec<Bits, Bytes> add_halves(
+      Vec<Bits, Bytes> a, Vec<Bits, Bytes> b, std::index_sequence<I...>) {
+    constexpr int n = sizeof...(I);
+    const auto low = narrow<Bytes>(widen<Bytes>(__builtin_shufflevector(a, a, int(I)...)) +
+                                   widen<Bytes>(__builtin_shufflevector(b, b, int(I)...)));
+    const auto high = narrow<Bytes>(widen<Bytes>(__builtin_shufflevector(a, a, (n + int(I))...)) +
+                                    widen<Bytes>(__builtin_shufflevector(b, b, (n + int(I))...)));
+    return __builtin_shufflevector(low, high, int(I)..., (n + int(I))...);
   }
 };
 
