@@ -11,8 +11,8 @@ Runs by path on the standard library, before anything but torch and pip is there
 
 CornerNet calls none of Detectron2's compiled operators, so what is installed is its Python code
 alone: no compiler, seconds instead of minutes. It is packed as a wheel, which pip then lists,
-checks and uninstalls like any other. A Detectron2 that this script did not install is never
-changed.
+checks and uninstalls like any other; in the copy of v0.6 names that Pillow and numpy have dropped
+are replaced. A Detectron2 that this script did not install is never changed.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import base64
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -39,21 +40,11 @@ PYPI_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 # pip 25.3 began to refuse this upload for a URL among its optional dependencies
 DOWNLOADER = "pip==25.2"
 
-_REQUIRES = (
-    "cloudpickle",
-    "fvcore>=0.1.5,<0.1.6",
-    "hydra-core>=1.1",
-    "iopath>=0.1.7",
-    "matplotlib",
-    "omegaconf>=2.1,<2.4",
-    "packaging",
-    "pycocotools>=2.0.2",
-    "setuptools<81",  # detectron2.model_zoo imports pkg_resources, which later ones lack
-    "tabulate",
-    "tensorboard",
-    "termcolor>=1.1",
-    "tqdm>4.29.0",
-    "yacs>=0.1.8",
+# setuptools: detectron2.model_zoo imports pkg_resources, which later ones lack
+_REQUIRES = tuple(
+    """cloudpickle fvcore>=0.1.5,<0.1.6 hydra-core>=1.1 iopath>=0.1.7 matplotlib omegaconf>=2.1,<2.4
+    packaging Pillow>=7.1 pycocotools>=2.0.2 setuptools<81 tabulate tensorboard termcolor>=1.1
+    tqdm>4.29.0 yacs>=0.1.8""".split()
 )
 
 # v0.6 imports its compiled module unconditionally; two names of it are asked for at start-up.
@@ -83,20 +74,26 @@ from pycocotools.cocoeval import COCOeval as COCOeval_opt  # noqa: F401
 '''
 
 
+# Names that v0.6 uses and later libraries dropped, as patterns, and what they were other names of.
+_MENDS = (
+    (r"\bImage\.LINEAR\b", "Image.BILINEAR"),  # Pillow 10
+    (r"\bnp\.(bool|float|int|str)\b", r"\1"),  # numpy 1.24
+    (r"\bnp\.array\((\w+), copy=False\)", r"np.asarray(\1)"),  # numpy 2: refuses to copy
+)
+
+
 class Source(NamedTuple):
     """How the archive of one source becomes a wheel."""
 
     version: str
     requires: tuple[str, ...]
     stubs: dict[str, str]
+    mends: tuple[tuple[str, str], ...]
 
 
-GITHUB = Source(f"0.6+pure.{COMMIT[:7]}", ("Pillow>=7.1", *_REQUIRES), {})
-PYPI = Source(
-    "0.6+pure",
-    ("Pillow>=7.1,<10", "pydot", *_REQUIRES),  # Pillow 10 dropped Image.LINEAR
-    {"detectron2/_C.py": _STUB_C, "detectron2/evaluation/fast_eval_api.py": _STUB_FAST_EVAL},
-)
+_STUBS = {"detectron2/_C.py": _STUB_C, "detectron2/evaluation/fast_eval_api.py": _STUB_FAST_EVAL}
+GITHUB = Source(f"0.6+pure.{COMMIT[:7]}", _REQUIRES, {}, ())
+PYPI = Source("0.6+pure.2", ("pydot", *_REQUIRES), _STUBS, _MENDS)
 
 # folders of the source tree -> where Detectron2's own setup.py puts them
 _FOLDERS = {
@@ -220,6 +217,9 @@ def build_wheel(archive: Path, source: Source, folder: Path) -> Path:
     files = _python_files(archive)
     if "detectron2/__init__.py" not in files:
         raise SetupError(f"{archive.name} holds no Detectron2")
+    for pattern, replacement in source.mends:
+        for name in (name for name in files if name.endswith(".py")):
+            files[name] = re.sub(pattern, replacement, files[name].decode()).encode()
     files |= {name: text.encode() for name, text in source.stubs.items()}
     info = f"detectron2-{source.version}.dist-info"
     files[f"{info}/LICENSE"] = files.pop("LICENSE", b"")

@@ -188,7 +188,7 @@ def test_the_wheel_holds_python_configs_and_stand_ins_alone(tmp_path: Path) -> N
         "detectron2/projects/point_rend/__init__.py",
         *(f"{info}/{name}" for name in ("LICENSE", "METADATA", "RECORD", "WHEEL")),
     }
-    assert "Requires-Dist: Pillow>=7.1,<10\n" in contents[f"{info}/METADATA"]
+    assert "Requires-Dist: Pillow>=7.1\n" in contents[f"{info}/METADATA"]
     assert "pycocotools" in contents["detectron2/evaluation/fast_eval_api.py"]
     assert contents[f"{info}/LICENSE"] == "the licence"
 
@@ -199,6 +199,25 @@ def test_no_stand_ins_where_detectron2_needs_none(tmp_path: Path) -> None:
         assert "detectron2/_C.py" not in archive.namelist()
         kept = archive.read("detectron2/evaluation/fast_eval_api.py").decode()
     assert kept == FILES["detectron2/evaluation/fast_eval_api.py"]
+
+
+def test_what_pillow_and_numpy_dropped_is_replaced_in_v06(tmp_path: Path) -> None:
+    old = """
+def read(path, mask, interpolation=Image.LINEAR):
+    names = np.loadtxt(path, dtype=np.str)
+    counts = np.zeros(3, dtype=np.int), np.full(3, np.nan, dtype=np.float)
+    return np.array(mask, copy=False).astype(np.bool), np.float32, np.bool_, np.int64(1), "np"
+"""
+    new = """
+def read(path, mask, interpolation=Image.BILINEAR):
+    names = np.loadtxt(path, dtype=str)
+    counts = np.zeros(3, dtype=int), np.full(3, np.nan, dtype=float)
+    return np.asarray(mask).astype(bool), np.float32, np.bool_, np.int64(1), "np"
+"""
+    for source, expected in ((PYPI, new), (GITHUB, old)):
+        archive = _archive(tmp_path / "a.tar.gz", FILES | {"detectron2/data/voc.py": old})
+        with zipfile.ZipFile(module.build_wheel(archive, source, tmp_path)) as wheel:
+            assert wheel.read("detectron2/data/voc.py").decode() == expected
 
 
 def test_an_archive_without_detectron2_is_refused(tmp_path: Path) -> None:
