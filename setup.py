@@ -13,6 +13,7 @@ Environment:
     CORNERNET_D2_SKIP_BUILD=1 build neither
     TORCH_CUDA_ARCH_LIST      architectures, as for every torch extension: "8.0;9.0;10.0+PTX"
     MAX_JOBS                  number of parallel compilations
+    CORNERNET_D2_OPENCV       the OpenCV package to require, instead of the one that is there
 """
 
 import os
@@ -172,6 +173,8 @@ def compiled_options() -> dict[str, Any]:
 
 def opencv() -> str:
     """The OpenCV package that is there: two of them in one environment break each other."""
+    if chosen := os.environ.get("CORNERNET_D2_OPENCV"):
+        return chosen
     for name in ("opencv-python", "opencv-contrib-python"):
         for build in (name, f"{name}-headless"):
             try:
