@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,15 @@ def test_a_limit_of_picks_keeps_the_best(method: str) -> None:
         assert torch.equal(best.indices[:20], limited.indices[:20])
         assert torch.equal(best.values[:20], limited.values[:20])
         assert torch.equal(everything[1][best.indices[:20]], some[1][best.indices[:20]])
+
+
+def test_rounds_end_with_the_boxes_that_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, rounds = sys.modules["cornernet_d2.layers.soft_nms"], []
+    monkeypatch.setattr(module, "_iou", lambda box, others: rounds.append(0) or others[0] * 0)
+    boxes = torch.rand(300, 2).repeat(1, 2) + torch.tensor([0.0, 0, 1, 1])
+    scores, group = torch.linspace(0.9, 0.1, 300), torch.zeros(300, dtype=torch.int64)
+    new_scores, _ = standard(boxes, scores, group, None, "gaussian", max_picks=40)
+    assert new_scores.nonzero().flatten().tolist() == list(range(40)) and len(rounds) == 40
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -180,7 +180,7 @@ def _rows(groups: Tensor, used: Tensor) -> tuple[Tensor, list[int]]:
     count = len(groups)
     # Sorted by group, what is not used last; then each group under its first box's place.
     key, box = torch.where(used, groups, torch.iinfo(torch.int64).max).sort(stable=True)
-    column = _rank(key)
+    column = rank_in_group(key)
     row = (column == 0).cumsum(0) - 1
     per_group = torch.zeros_like(key).scatter_add_(0, row, used[box].long())
     per_group, by_size = per_group.sort(descending=True, stable=True)
@@ -194,7 +194,7 @@ def _rows(groups: Tensor, used: Tensor) -> tuple[Tensor, list[int]]:
     return members, sizes
 
 
-def _rank(groups: Tensor) -> Tensor:
+def rank_in_group(groups: Tensor) -> Tensor:
     """(M,) int64, how many of the same group come before each; the input is sorted by group."""
     position = torch.arange(len(groups), device=groups.device)
     begins = torch.ones_like(groups, dtype=torch.bool)
