@@ -64,10 +64,13 @@ def _add_head(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.TARGETS.FIXED_RADIUS = -1
     # False: only the corner's own cell is set, all others are plain negatives.
     cfg.MODEL.CORNERNET.TARGETS.GAUSSIAN = True
+    # Where boxes end at most: "canvas", at (height, width), or "last_pixel", 1 pixel before [R].
+    cfg.MODEL.CORNERNET.TARGETS.CLIP = "canvas"
 
     cfg.MODEL.CORNERNET.LOSS = CN()
-    # Normalisation of the four losses: "default" (global counts, independent of how a batch is
-    # split), "official" (the authors' code) or "mmdet"; see modeling/losses.py.
+    # What the four losses are divided by, a name in CRITERION_REGISTRY: "default" (global counts,
+    # independent of how a batch is split; modeling/criterion.py), "official" or "mmdet" (these code
+    # bases, in compat/), or one of your own.
     cfg.MODEL.CORNERNET.LOSS.CONVENTION = "default"
     cfg.MODEL.CORNERNET.LOSS.ALPHA = 2.0  # [P] eq. 1
     cfg.MODEL.CORNERNET.LOSS.BETA = 4.0  # [P] eq. 1

@@ -9,98 +9,18 @@ the network sees, pixels); h, w map (cells). Corner 0 is top-left. Boxes are ``x
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
-from .heatmaps import draw_heatmaps
+from .canvas import Canvas, Size, cells_per_pixel, map_size
+from .heatmaps import HeatmapPlan, Heatmaps, gaussian_radius
 
-__all__ = [
-    "CornerTargetGenerator",
-    "CornerTargets",
-    "canvas_size",
-    "draw_heatmaps",
-    "gaussian_radius",
-]
-
-PADDINGS = ("bottom_right", "center_black", "center_mean")
-RADIUS_FORMULAS = ("exact", "eccv18")
-
-Numbers = float | np.ndarray | Tensor
-Size = tuple[int, int]
-
-
-def canvas_size(
-    image_size: Sequence[int], divisibility: int, padding: str = "bottom_right"
-) -> tuple[Size, Size]:
-    """(H, W) of the padded image the network sees and (top, left) of the image on it, pixels.
-
-    Args:
-        image_size: (height, width) in pixels.
-        divisibility: d: sides become multiples of d ("bottom_right"), or ``side | (d - 1)`` as
-            in the authors' test code, one short of a multiple (d must be a power of two).
-        padding: one of PADDINGS; the two centred ones differ only in the fill.
-    """
-    height, width = map(int, image_size)
-    if padding not in PADDINGS:
-        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
-    if min(height, width, divisibility) < 1:
-        raise ValueError(f"image size {(height, width)} or divisibility {divisibility} below 1")
-    if padding == "bottom_right":
-        return tuple(-(-side // divisibility) * divisibility for side in (height, width)), (0, 0)
-    if divisibility & (divisibility - 1):
-        raise ValueError(f"padding {padding!r} needs a power of two, got {divisibility}")
-    canvas = (height | (divisibility - 1), width | (divisibility - 1))
-    return canvas, (canvas[0] // 2 - height // 2, canvas[1] // 2 - width // 2)
-
-
-def gaussian_radius(
-    height: Numbers, width: Numbers, min_overlap: Numbers, formula: str = "exact"
-) -> Numbers:
-    """How far both corners may move before the box overlaps its original by ``min_overlap`` IoU.
-
-    The least of three cases (paper section 3.2): one corner moves in and one out, both move in,
-    both move out. Each is a root of a quadratic equation in the radius.
-
-    Args:
-        height, width: box size, usually in map cells. Arguments broadcast.
-        min_overlap: IoU in (0, 1].
-        formula: "exact", the right roots; "eccv18", what the authors' first release computed,
-            ``(b + sqrt(b^2 - 4ac)) / 2`` for all three: about three times as large.
-
-    Returns:
-        The radius, float64 and unrounded: a tensor if any argument is one, else array or float.
-    """
-    if formula not in RADIUS_FORMULAS:
-        raise ValueError(f"formula must be one of {RADIUS_FORMULAS}, got {formula!r}")
-    if any(isinstance(value, Tensor) for value in (height, width, min_overlap)):
-        lib = torch
-        height, width, overlap = (  # numbers stay on the CPU whatever the default device
-            torch.as_tensor(value, dtype=torch.float64, device=getattr(value, "device", "cpu"))
-            for value in (height, width, min_overlap)
-        )
-    else:
-        lib = np
-        height, width, overlap = (np.float64(value) for value in (height, width, min_overlap))
-    if not bool(((overlap > 0) & (overlap <= 1)).all()):
-        raise ValueError(f"min_overlap must be in (0, 1], got {min_overlap}")
-    total = height + width
-    equations = (  # a, b, c, and the sign of the root that is the radius
-        (1, total, width * height * (1 - overlap) / (1 + overlap), -1),
-        (4, 2 * total, (1 - overlap) * width * height, -1),
-        (4 * overlap, -2 * overlap * total, (overlap - 1) * width * height, 1),
-    )
-    roots = []
-    for a, b, c, sign in equations:
-        # Rounding may push a discriminant of exactly 0 (a square box, tiny overlap) below it.
-        spread = lib.sqrt(lib.clip(b**2 - 4 * a * c, 0, None))
-        roots.append((b + sign * spread) / (2 * a) if formula == "exact" else (b + spread) / 2)
-    radius = lib.minimum(lib.minimum(roots[0], roots[1]), roots[2])
-    return radius if lib is torch or radius.ndim else radius.item()
+CLIPS = ("canvas", "last_pixel")
 
 
 @dataclasses.dataclass
@@ -112,21 +32,35 @@ class CornerTargets:
         offsets: (M, 2, 2) float32, (corner, xy), what flooring to the cell lost, in cells [0, 1].
         classes: (M,) int64 in [0, C).
         radii: (M,) int64, radius of the Gaussian around each corner, in cells.
-        num_classes, map_size: C and (h, w).
-        ratio: (y, x) cells per canvas pixel: ``h / H, w / W``.
         ignore_cells: (K, 4) int64, ``x0 y0 x1 y1`` in cells, both ends inside.
         ignore_classes: (K,) int64 in [0, C), the one class that each region hides.
+        generator, canvas_size, border: what made them: the rules, for which (H, W) of the canvas
+            and which (top, left) of the image on it, pixels.
     """
 
     cells: Tensor
     offsets: Tensor
     classes: Tensor
     radii: Tensor
-    num_classes: int
-    map_size: Size
-    ratio: tuple[float, float]
     ignore_cells: Tensor
     ignore_classes: Tensor
+    generator: "CornerTargetGenerator"
+    canvas_size: Size
+    border: Size = (0, 0)
+
+    @property
+    def num_classes(self) -> int:
+        return self.generator.num_classes
+
+    @property
+    def map_size(self) -> Size:
+        """(h, w) in cells."""
+        return map_size(self.canvas_size, self.generator.stride)
+
+    @property
+    def cells_per_pixel(self) -> tuple[float, float]:
+        """(x, y); see :func:`cornernet_d2.canvas.cells_per_pixel`."""
+        return cells_per_pixel(self.canvas_size, self.generator.stride)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -158,21 +92,76 @@ class CornerTargets:
         """The same targets in page-locked memory, for copies that overlap with computation."""
         return self._map(Tensor.pin_memory)
 
-    def padded(self, map_size: Size) -> "CornerTargets":
-        """The same targets on a larger map, extended to the bottom and the right."""
-        if map_size[0] < self.map_size[0] or map_size[1] < self.map_size[1]:
-            raise ValueError(f"cannot pad a map of {self.map_size} to the smaller {map_size}")
-        rows = self.cells // self.map_size[1]
-        cells = self.cells + rows * (map_size[1] - self.map_size[1])
-        return dataclasses.replace(self, cells=cells, map_size=tuple(map_size))
+    def padded(self, canvas_size: Size) -> "CornerTargets":
+        """The same on a larger canvas, extended to the bottom and right, of as many cells a pixel.
+
+        Ignore regions that end on the edge of the old canvas still end there.
+
+        Raises:
+            ValueError: the canvas is smaller, or its cells have another size.
+        """
+        size = tuple(canvas_size)
+        padded = dataclasses.replace(self, canvas_size=size)
+        is_smaller = any(new < old for new, old in zip(size, self.canvas_size))
+        if is_smaller or padded.cells_per_pixel != self.cells_per_pixel:
+            raise ValueError(f"targets for a canvas of {self.canvas_size} do not fit {size}")
+        old, new = (self.cells.new_tensor(t.map_size[::-1]) for t in (self, padded))
+        width = self.map_size[1]
+        xy = torch.stack((self.cells % width, self.cells // width), -1)
+        # A corner on the edge of the old map has a cell of its own on a larger one.
+        step = (self.offsets == 1) & (xy == old - 1) & (new > old)
+        x, y = (xy + step).unbind(-1)
+        width = padded.map_size[1]
+        return dataclasses.replace(padded, cells=y * width + x, offsets=self.offsets - step.float())
+
+    def fitted(
+        self, generator: "CornerTargetGenerator", canvas: Canvas, image: int
+    ) -> "CornerTargets | None":
+        """What ``generator`` would make for an image of ``canvas``; None: it has to make it."""
+        if self.generator != generator or self.border != canvas.borders[image]:
+            return None
+        if self.canvas_size == canvas.size:
+            return self
+        extends = (
+            self.border == (0, 0)
+            and generator.clip == "canvas"
+            and all(old <= new for old, new in zip(self.canvas_size, canvas.size))
+            and self.cells_per_pixel == canvas.cells_per_pixel
+        )
+        return self.padded(canvas.size) if extends else None
 
     def dense_heatmaps(self) -> Tensor:
         """(2, C, h, w) float32 heat maps, 1 at each corner and a Gaussian around it."""
-        return draw_heatmaps([self])[0][0]
+        return draw_heatmaps([self]).dense()[0][0]
 
     def ignore_mask(self) -> Tensor | None:
         """(2, C, h, w) bool, True where a cell is neither positive nor negative; None if none."""
-        return draw_heatmaps([self])[1][0] if len(self.ignore_classes) else None
+        ignore = draw_heatmaps([self]).dense()[1]
+        return None if ignore is None else ignore[0]
+
+
+def plan_heatmaps(targets: Sequence[CornerTargets]) -> HeatmapPlan:
+    """What to draw for N images of one map size and number of classes.
+
+    Raises:
+        ValueError: the images differ in these.
+    """
+    shapes = {(t.num_classes, *t.map_size) for t in targets}
+    if len(shapes) != 1:
+        raise ValueError(f"targets must agree in (classes, height, width), got {sorted(shapes)}")
+    num_classes, *size = shapes.pop()
+
+    numbered = {"classes": num_classes, "ignore_classes": num_classes}
+    joined = [
+        torch.cat([getattr(t, name) + i * numbered.get(name, 0) for i, t in enumerate(targets)])
+        for name in ("classes", "cells", "radii", "ignore_classes", "ignore_cells")
+    ]
+    return HeatmapPlan.make(*(x.cpu() for x in joined), (len(targets), num_classes), tuple(size))
+
+
+def draw_heatmaps(targets: Sequence[CornerTargets]) -> Heatmaps:
+    """Heat maps of N images of one map size and number of classes, on the targets' device."""
+    return plan_heatmaps(targets).to(targets[0].cells.device).draw()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +173,8 @@ class CornerTargetGenerator:
         min_overlap, formula: see :func:`gaussian_radius`; the paper's 0.7 (section 3.2).
         fixed_radius: radius in cells for every object; None or negative: by ``min_overlap``.
         gaussian: False leaves only the corner cells themselves above 0.
+        clip: where boxes end at most: "canvas", at (H, W), where a corner has the last cell and
+            an offset of 1; "last_pixel", at (H - 1, W - 1), as in the authors' code.
     """
 
     num_classes: int
@@ -192,9 +183,26 @@ class CornerTargetGenerator:
     formula: str = "exact"
     fixed_radius: int | None = None
     gaussian: bool = True
+    clip: str = "canvas"
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, stride: int) -> "CornerTargetGenerator":
+        """What ``MODEL.CORNERNET`` asks for; only the backbone knows the stride."""
+        settings = cfg.MODEL.CORNERNET.TARGETS
+        return cls(
+            cfg.MODEL.CORNERNET.NUM_CLASSES,
+            stride=stride,
+            min_overlap=settings.MIN_OVERLAP,
+            formula=settings.RADIUS_FORMULA,
+            fixed_radius=settings.FIXED_RADIUS,
+            gaussian=settings.GAUSSIAN,
+            clip=settings.CLIP,
+        )
 
     def __post_init__(self) -> None:
         gaussian_radius(1, 1, self.min_overlap, self.formula)  # raises for a bad pair
+        if self.clip not in CLIPS:
+            raise ValueError(f"clip must be one of {CLIPS}, got {self.clip!r}")
         if self.num_classes < 1 or self.stride < 1:
             raise ValueError(f"num_classes and stride must be at least 1, got {self}")
 
@@ -209,8 +217,8 @@ class CornerTargetGenerator:
         """Targets of one image.
 
         Args:
-            boxes: (M, 4) in canvas pixels. They are clipped to [0, size - 1]; what is left
-                without width or height is dropped, the others keep their order.
+            boxes: (M, 4) in canvas pixels. They are clipped to the canvas; what is left without
+                width or height is dropped, the others keep their order.
             classes: (M,) in [0, C).
             image_size: (H, W) of the canvas.
             ignore_boxes: (K, 4) in canvas pixels; their cells that are no corner of an object
@@ -219,38 +227,51 @@ class CornerTargetGenerator:
         A box that is not finite or a class out of range raises ValueError.
         """
         device = getattr(boxes, "device", "cpu")
-        height, width = map(int, image_size)
-        map_size = (math.ceil(height / self.stride), math.ceil(width / self.stride))
-        ratio = (map_size[0] / height, map_size[1] / width)
-        scale = np.array([ratio[1], ratio[0]] * 2)
+        size = tuple(map(int, image_size))
+        ratio = np.array(cells_per_pixel(size, self.stride) * 2)
+        height, width = map_size(size, self.stride)
+        last = np.array([width - 1, height - 1])
 
-        boxes, classes = self._valid(boxes, classes, (height, width))
-        corners = (boxes * scale).reshape(-1, 2, 2)  # float64: float32 moves them across cells
-        xy = corners.astype(np.int64)
+        boxes, classes = self._valid(boxes, classes, size)
+        corners = (boxes * ratio).reshape(-1, 2, 2)  # float64: float32 moves them across cells
+        xy = np.minimum(corners.astype(np.int64), last)
         if ignore_boxes is None:
             ignored = boxes[:0], classes[:0]
         else:
-            ignored = self._valid(ignore_boxes, ignore_classes, (height, width))
+            ignored = self._valid(ignore_boxes, ignore_classes, size)
         arrays = {
-            "cells": xy[..., 1] * map_size[1] + xy[..., 0],
+            "cells": xy[..., 1] * width + xy[..., 0],
             "offsets": (corners - xy).astype(np.float32),
             "classes": classes,
-            "radii": self._radii(boxes, scale),
-            "ignore_cells": (ignored[0] * scale).astype(np.int64),
+            "radii": self._radii(boxes, ratio),
+            "ignore_cells": np.minimum((ignored[0] * ratio).astype(np.int64), [*last, *last]),
             "ignore_classes": ignored[1],
         }
-        return CornerTargets(
-            num_classes=self.num_classes,
-            map_size=map_size,
-            ratio=ratio,
-            **{name: torch.from_numpy(value).to(device) for name, value in arrays.items()},
-        )
+        tensors = {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
+        return CornerTargets(**tensors, generator=self, canvas_size=size)
 
-    def _radii(self, boxes: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    def on_canvas(
+        self,
+        canvas: Canvas,
+        image: int,
+        boxes: Tensor,
+        classes: Tensor,
+        ignore_boxes: Tensor | None = None,
+        ignore_classes: Tensor | None = None,
+    ) -> CornerTargets:
+        """The same from boxes in pixels of an image, given its number on the canvas."""
+        assert canvas.stride == self.stride, (canvas, self)
+        if ignore_boxes is not None:
+            ignore_boxes = canvas.place(ignore_boxes, image)
+        boxes = canvas.place(boxes, image)
+        targets = self(boxes, classes, canvas.size, ignore_boxes, ignore_classes)
+        return dataclasses.replace(targets, border=canvas.borders[image])
+
+    def _radii(self, boxes: np.ndarray, ratio: np.ndarray) -> np.ndarray:
         fixed = self.fixed_radius if self.gaussian else 0
         if fixed is not None and fixed >= 0:
             return np.full(len(boxes), fixed, np.int64)
-        size = np.ceil((boxes[:, 2:] - boxes[:, :2]) * scale[:2])
+        size = np.ceil((boxes[:, 2:] - boxes[:, :2]) * ratio[:2])
         radii = gaussian_radius(size[:, 1], size[:, 0], self.min_overlap, self.formula)
         return np.maximum(radii.astype(np.int64), 0)
 
@@ -269,6 +290,7 @@ class CornerTargetGenerator:
                 f"class ids {bad} outside [0, {self.num_classes}): set MODEL.CORNERNET.NUM_CLASSES "
                 "to the number of classes of the dataset"
             )
-        boxes = boxes.clip(0, [size[1] - 1, size[0] - 1] * 2)
+        cut = 1 if self.clip == "last_pixel" else 0
+        boxes = boxes.clip(0, [size[1] - cut, size[0] - cut] * 2)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         return boxes[keep], classes[keep]

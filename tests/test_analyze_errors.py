@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 
 from cornernet_d2 import load_config
 from cornernet_d2.engine import CornerNetTrainer
-from cornernet_d2.modeling.criterion import TargetBatch
+from cornernet_d2.modeling.target_batch import TargetBatch
 from cornernet_d2.tools import analyze_errors
 from cornernet_d2.tools.analyze_errors import ROWS, perfect_maps
 

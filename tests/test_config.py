@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ import torch
 from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
 
 from cornernet_d2 import add_cornernet_config, model_zoo
 from cornernet_d2.modeling import CornerNet
@@ -63,10 +65,13 @@ def test_yaml_and_lazy_agree(size):
     b = build_on_meta(model_zoo.get_config(f"lazy/cornernet_{size}.py"))
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (a, b)]
     assert shapes[0] == shapes[1]
-    assert vars(a.criterion) == vars(b.criterion)
+    assert type(a.criterion) is type(b.criterion) and vars(a.criterion) == vars(b.criterion)
     assert vars(a.corner_inference) == vars(b.corner_inference.inference)
     assert (b.corner_inference.scales, b.corner_inference.flip) == ((1.0,), False)
-    assert a.target_generator.min_overlap == b.target_generator.min_overlap
+    settings = [vars(m.target_generator) for m in (a, b)]
+    for each in settings:  # negative in yaml, which has no None of its own
+        each.pop("fixed_radius")
+    assert settings[0] == settings[1]
     assert (a.padding, a.in_features) == (b.padding, b.in_features)
 
 
@@ -91,6 +96,47 @@ def test_lazy_config_takes_overrides_and_saves(tmp_path):
     assert (tmp_path / "config.yaml").stat().st_size > 0
     model = instantiate(cfg.model)
     assert model.head[0].tl.heatmap[1].out_channels == 2
+
+
+# What was changed, and what of the targets must follow.
+CHANGES = {
+    "model.target_generator.min_overlap=0.3": ("min_overlap", 0.3),
+    "model.num_classes=4": ("num_classes", 4),
+    "model.backbone.widths=[8,12]": ("stride", 4),  # canvases of 8 pixels instead of 16
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("padding", ["bottom_right", "center_mean"])
+def test_one_change_of_a_lazy_config_reaches_data_and_model(change, padding):
+    cfg = LazyConfig.load(model_zoo.get_config_file(LAZY[0]))
+    settings = [*TINY, "dataloader.train.mapper.augmentations=[]", f"model.padding={padding}"]
+    blocks = ["model.backbone.blocks=[1,1]"] if "widths" in change else []
+    cfg = LazyConfig.apply_overrides(cfg, [*settings, change, *blocks])
+    mapper, model = (instantiate(c) for c in (cfg.dataloader.train.mapper, cfg.model))
+    name, value = CHANGES[change]
+    assert getattr(model.target_generator, name) == value
+    assert mapper.target_generator == model.target_generator
+    size = (50, 60)
+    picture = np.random.RandomState(0).randint(0, 255, (*size, 3), np.uint8)
+    box = {"bbox": [10, 8, 50, 42], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1, "iscrowd": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        cv2.imwrite(f"{folder}/0.png", picture)
+        x = mapper({"file_name": f"{folder}/0.png", "annotations": [box], "image_id": 0})
+    (targets,) = model.corner_targets([x], model.preprocess_image([x])[1])
+    instances = x.pop("instances")
+    canvas = model.preprocess_image([x])[1]
+    expected = model.target_generator.on_canvas(
+        canvas, 0, instances.gt_boxes.tensor, instances.gt_classes
+    )
+    assert targets.canvas_size == canvas.size
+    assert torch.equal(targets.cells, expected.cells)
+    assert torch.equal(targets.offsets, expected.offsets)
+    assert torch.equal(targets.radii, expected.radii)
+    if padding == "bottom_right":  # the mapper's targets serve: no need for "instances"
+        losses = model([x])
+        sum(losses.values()).backward()
+        assert all(loss.isfinite() for loss in losses.values())
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +189,7 @@ def test_stock_training_script_runs_the_lazy_config(small_coco, tmp_path):
     arguments += ["dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0"]
     arguments += ["dataloader.test.num_workers=0", "lr_multiplier.scheduler.milestones=[1]"]
     arguments += ["dataloader.train.mapper.augmentations.0.size=[63,63]", "train.eval_period=2"]
-    arguments += ["model.num_classes=80", "dataloader.train.mapper.size_divisibility=16"]
+    arguments += ["model.num_classes=80"]
     output = run_stock("lazyconfig_train_net.py", arguments, small_coco, tmp_path)
     assert "loss_heatmap" in output and "copypaste: AP" in output
     assert (tmp_path / "model_final.pth").is_file()

@@ -11,8 +11,10 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from cornernet_d2 import model_zoo
+from cornernet_d2.canvas import Canvas
 from cornernet_d2.modeling import CornerNet
-from cornernet_d2.targets import CornerTargetGenerator, canvas_size
+from cornernet_d2.modeling.criterion import CRITERION_REGISTRY, CornerCriterion
+from cornernet_d2.targets import CornerTargetGenerator
 
 LOSSES = ["loss_heatmap", "loss_pull", "loss_push", "loss_offset"]
 
@@ -145,35 +147,73 @@ def test_targets_of_mapper_and_model_agree(padding, size):
     """Whether the mapper made targets for the image or the model for its canvas."""
     model = tiny_model("MODEL.CORNERNET.PADDING", padding)
     x = example(5, size=size)
-    _, canvas = model.preprocess_image([x])
-    made = model.corner_targets([x], canvas)[0]
+    canvas = model.preprocess_image([x])[1]
+    (made,) = model.corner_targets([x], canvas)
     top, left = canvas.borders[0]
     boxes = x["instances"].gt_boxes.tensor + torch.tensor([left, top, left, top])
-    expected = CornerTargetGenerator(3)(boxes, x["instances"].gt_classes, canvas.size)
+    expected = model.target_generator(boxes, x["instances"].gt_classes, canvas.size)
     assert torch.equal(made.cells, expected.cells) and made.map_size == expected.map_size
     # What the mapper gives for the bare image is taken where it fits, else made anew.
-    ready = CornerTargetGenerator(3)(
-        x["instances"].gt_boxes.tensor, x["instances"].gt_classes, canvas_size(size, 16)[0]
-    )
-    taken = model.corner_targets([{**x, "corner_targets": ready}], canvas)[0]
+    bare = Canvas.fit([size], 16, 4)
+    truth = x["instances"].gt_boxes.tensor, x["instances"].gt_classes
+    ready = model.target_generator.on_canvas(bare, 0, *truth)
+    (taken,) = model.corner_targets([{**x, "corner_targets": ready}], canvas)
     assert torch.equal(taken.cells, expected.cells)
     torch.testing.assert_close(taken.offsets, expected.offsets)
+    assert (taken is ready) == (padding == "bottom_right")
+
+
+@pytest.mark.parametrize("objects", [0, 3])
+def test_targets_by_other_rules_are_made_anew(objects):
+    """A mapper's classes, radii or canvas may not be the model's."""
+    model = tiny_model("MODEL.CORNERNET.TARGETS.MIN_OVERLAP", 0.3)
+    x = example(objects, size=(48, 60))
+    canvas = model.preprocess_image([x])[1]
+    truth = x["instances"].gt_boxes.tensor, x["instances"].gt_classes
+    other = CornerTargetGenerator(80).on_canvas(Canvas.fit([(48, 60)], 128, 4), 0, *truth)
+    (made,) = model.corner_targets([{**x, "corner_targets": other}], canvas)
+    assert (made.generator, made.canvas_size) == (model.target_generator, canvas.size)
+    assert len(made) == objects
+    del x["instances"]
+    with pytest.raises(ValueError, match="'instances'.*fit the canvas"):
+        model.corner_targets([{**x, "corner_targets": other}], canvas)
 
 
 def test_ignore_regions_survive_in_the_model():
     model = tiny_model()
     x = example(1)
     x["ignored"] = example(2, seed=1)["instances"]
-    _, canvas = model.preprocess_image([x])
-    targets = model.corner_targets([x], canvas)
+    targets = model.corner_targets([x], model.preprocess_image([x])[1])
     assert len(targets[0].ignore_classes) == 2
+
+
+def test_a_criterion_of_ones_own_is_named_in_the_config():
+    class Doubled(CornerCriterion):
+        def stack_weight(self, stacks: int) -> float:
+            return 2 * super().stack_weight(stacks)
+
+    CRITERION_REGISTRY.register(Doubled)
+    try:
+        model = tiny_model("MODEL.CORNERNET.LOSS.CONVENTION", "Doubled")
+    finally:
+        del CRITERION_REGISTRY._obj_map["Doubled"]
+    batch = [example(3), example(1, seed=1)]
+    own, usual = model(batch), tiny_model()(batch)
+    assert type(model.criterion) is Doubled
+    for name in LOSSES:
+        torch.testing.assert_close(own[name], 2 * usual[name])
+
+
+def test_unknown_criterion_is_refused():
+    with pytest.raises(ValueError, match="LOSS.CONVENTION is 'theirs'.*default, mmdet, official"):
+        tiny_model("MODEL.CORNERNET.LOSS.CONVENTION", "theirs")
 
 
 def test_counts_are_those_of_the_targets():
     model = tiny_model()
     batch = [example(2), example(0), example(5, seed=3)]
     batch[0]["instances"].gt_boxes.tensor[0] = torch.tensor([5.0, 5.0, 5.0, 9.0])  # no width
-    assert model.count_targets(batch)[:2].tolist() == [6, 3]
+    assert model.count_targets(batch).tolist() == [6, 3]
 
 
 def test_accumulated_batches_equal_the_whole():

@@ -21,8 +21,9 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from cornernet_d2 import add_cornernet_config
+from cornernet_d2.canvas import Canvas
 from cornernet_d2.data import CornerNetDatasetMapper
-from cornernet_d2.targets import CornerTargetGenerator, canvas_size
+from cornernet_d2.targets import CornerTargetGenerator
 
 
 @pytest.fixture
@@ -117,15 +118,10 @@ def test_targets_are_those_the_model_would_make(cfg, example, padding):
     seed_all_rng(3)
     for _ in range(5):
         output = mapper(example)
-        canvas, (top, left) = canvas_size(output["image"].shape[1:], 8, padding)
-        shift = torch.tensor([left, top, left, top])
-        both = [
-            (output[key].gt_boxes.tensor + shift, output[key].gt_classes)
-            for key in ("instances", "ignored")
-            if key in output
-        ]
-        generator = CornerTargetGenerator(3)
-        expected = generator(*both[0], canvas, *(both[1] if len(both) > 1 else ()))
+        canvas = Canvas.fit([output["image"].shape[1:]], 8, 4, padding)
+        both = [output[key] for key in ("instances", "ignored") if key in output]
+        parts = [part for each in both for part in (each.gt_boxes.tensor, each.gt_classes)]
+        expected = CornerTargetGenerator(3, fixed_radius=-1).on_canvas(canvas, 0, *parts)
         for name, value in vars(output["corner_targets"]).items():
             other = getattr(expected, name)
             assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other

@@ -21,8 +21,8 @@ AIDS = [
 # of one row do not know one another. The package's __init__ may import everything.
 ROWS = (
     ("config", "layers", "canvas", "visualize"),
-    ("targets",),
     ("heatmaps",),
+    ("targets",),
     ("data", "modeling"),
     ("compat",),
     ("model_zoo", "checkpoint"),

@@ -15,7 +15,9 @@ from detectron2.structures import Boxes, Instances
 from test_checkpoint_formats import tiny_config
 
 from cornernet_d2 import model_zoo
+from cornernet_d2.compat.mmdet_criterion import MMDetCriterion
 from cornernet_d2.compat.mmdet_inference import MMDetInference
+from cornernet_d2.compat.official_criterion import OfficialCriterion
 from cornernet_d2.compat.official_inference import OfficialInference
 from cornernet_d2.data.augmentation import RandomPixelFlip, RandomScaleCrop
 from cornernet_d2.data.dataset_mapper import CornerNetDatasetMapper
@@ -51,6 +53,7 @@ OFFICIAL_SETTINGS = {
     "MODEL.CORNERNET.TARGETS.MIN_OVERLAP": 0.3,
     "MODEL.CORNERNET.TARGETS.RADIUS_FORMULA": "exact",
     "MODEL.CORNERNET.TARGETS.GAUSSIAN": True,
+    "MODEL.CORNERNET.TARGETS.CLIP": "last_pixel",
     "MODEL.CORNERNET.LOSS.CONVENTION": "official",
     "MODEL.CORNERNET.LOSS.PULL_WEIGHT": 0.1,
     "MODEL.CORNERNET.LOSS.PUSH_WEIGHT": 0.1,
@@ -165,7 +168,7 @@ class TestSettings:
     def test_reach_the_model(self, name):
         cfg = tiny_config(name)
         model = build_model(cfg)
-        assert model.criterion.convention == ("mmdet" if name == MMDET else "official")
+        assert type(model.criterion) is (MMDetCriterion if name == MMDET else OfficialCriterion)
         assert model.padding == cfg.MODEL.CORNERNET.PADDING
         views = model.corner_inference
         assert type(views.inference) is (MMDetInference if name == MMDET else OfficialInference)
@@ -212,7 +215,7 @@ class TestMMDetectionLosses:
         targets = model.corner_targets(inputs, canvas)
         assert len(targets[0].cells[:, 0].unique()) < len(targets[0])  # two share a cell
         stacks = model.corner_maps(images)
-        got = model.criterion(stacks, type(self).joined(targets))
+        got = model.criterion(stacks, model.criterion.prepare(targets, torch.device("cpu")))
         expected = dict.fromkeys(got, 0.0)
         for maps in stacks:
             maps = {
@@ -223,12 +226,6 @@ class TestMMDetectionLosses:
                 expected[name] += value
         for name in got:
             assert float(got[name].detach()) == pytest.approx(expected[name], rel=1e-4), name
-
-    @staticmethod
-    def joined(targets):
-        from cornernet_d2.modeling.criterion import TargetBatch
-
-        return TargetBatch.join(targets, torch.device("cpu"))
 
     def losses_of_stack(self, maps, targets):
         heat, offset, width = 0.0, 0.0, targets[0].map_size[1]

@@ -1,5 +1,6 @@
 """Training targets against a slow transcription of the rules."""
 
+import dataclasses
 import math
 import pickle
 
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cornernet_d2 import heatmaps
+from cornernet_d2.canvas import Canvas
 from cornernet_d2.modeling.decode import decode_corners
 from cornernet_d2.targets import (
     CornerTargetGenerator,
-    canvas_size,
     draw_heatmaps,
     gaussian_radius,
 )
@@ -72,20 +73,21 @@ def slow_targets(boxes, classes, size, num_classes, overlap):
     heat = np.zeros((2, num_classes, h, w))
     cells, offsets = [], []
     for box, category in zip(boxes, classes):
-        x0, x1 = (min(max(v, 0), size[1] - 1) for v in box[::2])
-        y0, y1 = (min(max(v, 0), size[0] - 1) for v in box[1::2])
+        x0, x1 = (min(max(v, 0), size[1]) for v in box[::2])
+        y0, y1 = (min(max(v, 0), size[0]) for v in box[1::2])
         if x1 <= x0 or y1 <= y0:
             continue
         height, width = math.ceil((y1 - y0) * ratio_y), math.ceil((x1 - x0) * ratio_x)
         radius = max(0, int(gaussian_radius(height, width, overlap)))
         sigma = (2 * radius + 1) / 6
         corners = [(x0 * ratio_x, y0 * ratio_y), (x1 * ratio_x, y1 * ratio_y)]
-        cells.append([int(y) * w + int(x) for x, y in corners])
-        offsets.append([[x - int(x), y - int(y)] for x, y in corners])
-        for corner, (cx, cy) in enumerate(corners):
-            for y in range(max(0, int(cy) - radius), min(h, int(cy) + radius + 1)):
-                for x in range(max(0, int(cx) - radius), min(w, int(cx) + radius + 1)):
-                    d2 = (x - int(cx)) ** 2 + (y - int(cy)) ** 2
+        places = [(min(int(x), w - 1), min(int(y), h - 1)) for x, y in corners]
+        cells.append([y * w + x for x, y in places])
+        offsets.append([[x - cx, y - cy] for (x, y), (cx, cy) in zip(corners, places)])
+        for corner, (cx, cy) in enumerate(places):
+            for y in range(max(0, cy - radius), min(h, cy + radius + 1)):
+                for x in range(max(0, cx - radius), min(w, cx + radius + 1)):
+                    d2 = (x - cx) ** 2 + (y - cy) ** 2
                     value = math.exp(-d2 / (2 * sigma**2))
                     heat[corner, category, y, x] = max(heat[corner, category, y, x], value)
     return np.array(cells).reshape(-1, 2), np.array(offsets).reshape(-1, 2, 2), heat
@@ -120,19 +122,49 @@ def random_targets(count, size=(96, 128), seed=0, ignored=0, **options):
 
 def test_batch_equals_single_images():
     batch = [random_targets(n, seed=n, ignored=k) for n, k in ((0, 0), (1, 2), (2, 0), (500, 3))]
-    heat, ignore = draw_heatmaps(batch)
+    drawn = draw_heatmaps(batch)
+    heat, ignore = drawn.dense()
     for i, targets in enumerate(batch):
         assert torch.equal(heat[i], targets.dense_heatmaps())
         mask = targets.ignore_mask()
         assert torch.equal(ignore[i], torch.zeros_like(heat[i]).bool() if mask is None else mask)
-    assert batch[0].ignore_mask() is None and draw_heatmaps(batch[:1])[1] is None
+    assert batch[0].ignore_mask() is None and draw_heatmaps(batch[:1]).ignore is None
     assert [len(t) for t in batch] == [0, 1, 2, 500]
     assert heat[0].sum() == 0
 
 
+def test_only_planes_that_hold_something_are_drawn():
+    boxes = torch.tensor([[8.0, 8, 40, 40], [20, 20, 60, 60], [4, 4, 30, 30]])
+    make = CornerTargetGenerator(1203)
+    first = make(boxes, torch.tensor([900, 7, 900]), (64, 64), boxes[:1], torch.tensor([3]))
+    drawn = draw_heatmaps([first, make(boxes[:1], torch.tensor([0]), (64, 64))])
+    assert drawn.values.shape == drawn.ignore.shape == (4, 2, 16, 16)
+    assert drawn.planes.numbers == (3, 7, 900, 1203) == tuple(drawn.planes.index.tolist())
+    assert drawn.values[0].sum() == 0 and drawn.ignore[0].all(0).sum() == drawn.ignore.sum() / 2
+
+
+def test_a_large_object_does_not_enlarge_the_windows_of_small_ones(monkeypatch):
+    """By the number of window cells that are computed."""
+    small = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) * 400
+    boxes = torch.cat([small, small + 12], 1)
+    make, classes = CornerTargetGenerator(1, min_overlap=0.3), torch.zeros(201, dtype=torch.int64)
+
+    def computed(boxes):
+        cells = []
+        monkeypatch.setattr(
+            torch.Tensor, "scatter_reduce_", lambda heat, dim, index, *_: cells.append(len(index))
+        )
+        draw_heatmaps([make(boxes, classes[: len(boxes)], (512, 512))])
+        monkeypatch.undo()
+        return sum(cells)
+
+    large = torch.tensor([[0.0, 0, 500, 500]])
+    assert computed(torch.cat([boxes, large])) == computed(boxes) + computed(large)
+
+
 def test_drawing_in_pieces_changes_nothing(monkeypatch):
     targets = random_targets(40, ignored=2)
-    heat, ignore = draw_heatmaps([targets])
+    heat, ignore, _ = draw_heatmaps([targets])
     monkeypatch.setattr(heatmaps, "_MAX_WINDOW_CELLS", 500)
     again = draw_heatmaps([targets])
     assert torch.equal(heat, again[0]) and torch.equal(ignore, again[1])
@@ -156,8 +188,8 @@ def test_ignored_cells_are_those_of_the_region_and_class_but_never_a_corner():
 
 
 def test_padded_targets_are_the_same_on_a_larger_map():
-    targets = random_targets(20, ignored=2)
-    larger = targets.padded((30, 40))
+    targets = random_targets(20, size=(128, 128), ignored=2)
+    larger = targets.padded((144, 160))
     heat, ignore = larger.dense_heatmaps(), larger.ignore_mask()
     small_heat, small_ignore = targets.dense_heatmaps(), targets.ignore_mask()
     h, w = targets.map_size
@@ -165,15 +197,73 @@ def test_padded_targets_are_the_same_on_a_larger_map():
     assert torch.equal(heat[..., :h, :w], small_heat)
     assert torch.equal(ignore[..., :h, :w], small_ignore)
     assert not ignore[..., h:, :].any() and not ignore[..., w:].any()
-    assert larger.ratio == targets.ratio
-    with pytest.raises(ValueError, match="smaller"):
-        larger.padded((24, 32))
+    assert larger.map_size == (36, 40)
+    for size in ((128, 128), (145, 160)):  # a smaller one, and one of other cells
+        with pytest.raises(ValueError, match="do not fit"):
+            larger.padded(size)
+
+
+EDGE_BOXES = torch.tensor([[0.0, 0, 128, 96], [100, 60, 128, 80], [9, 9, 127.99, 95.5]])
+
+
+@pytest.mark.parametrize("canvas", [(96, 128), (96, 256), (128, 128), (128, 256)])
+def test_boxes_may_end_where_the_canvas_does(canvas):
+    """Their corner has the last cell and an offset of 1; more room gives it a cell of its own."""
+    make, classes = CornerTargetGenerator(3), torch.tensor([0, 1, 2])
+    targets = make(EDGE_BOXES, classes, (96, 128))
+    assert targets.cells[0].tolist() == [0, 24 * 32 - 1]
+    assert targets.offsets[0, 1].tolist() == [1, 1]
+    assert targets.offsets[1, 1].tolist() == [1, 0]
+    corners = torch.stack((targets.cells % 32, targets.cells // 32), -1) + targets.offsets
+    torch.testing.assert_close(4 * corners.flatten(1), EDGE_BOXES, atol=1e-5, rtol=0)
+    expected = make(EDGE_BOXES, classes, canvas)
+    padded = targets.padded(canvas)
+    assert torch.equal(padded.cells, expected.cells)
+    assert torch.equal(padded.offsets, expected.offsets)
+    hidden = make(EDGE_BOXES, classes, (96, 128), EDGE_BOXES[1:2], classes[:1]).ignore_mask()
+    assert hidden[0, 0, 15:21, 25:].sum() == 6 * 7 and hidden[0, 0].sum() == 6 * 7
+
+
+def test_the_authors_boxes_end_at_the_last_pixel():
+    make = CornerTargetGenerator(3, clip="last_pixel")
+    targets = make(EDGE_BOXES, torch.tensor([0, 1, 2]), (96, 128))
+    assert targets.offsets[0, 1].tolist() == [0.75, 0.75]
+    with pytest.raises(ValueError, match="clip"):
+        CornerTargetGenerator(3, clip="box")
+
+
+@pytest.mark.parametrize("padding", ["bottom_right", "center_black", "center_mean"])
+@pytest.mark.parametrize("clip", ["canvas", "last_pixel"])
+@pytest.mark.parametrize("divisibility", [4, 16, 64])
+def test_targets_are_taken_only_where_they_are_what_would_be_made(padding, clip, divisibility):
+    """From canvases of 4, 16 or 64 pixels and less, for a batch on one of 16."""
+    sizes = [(64, 96), (63, 95), (50, 70), (96, 128)]
+    make = CornerTargetGenerator(3, clip=clip)
+    canvas = Canvas.fit(sizes, 16, 4, padding, training=True)
+    taken = []
+    for i, size in enumerate(sizes):
+        boxes = torch.tensor([[0.0, 0, *size[::-1]], [8, 9, 44, 46], [44, 9, size[1], 33]])
+        truth = boxes, torch.tensor([0, 1, 2]), boxes[1:2], torch.tensor([0])
+        ready = make.on_canvas(Canvas.fit([size], divisibility, 4, padding), 0, *truth)
+        expected = make.on_canvas(canvas, i, *truth)
+        found = ready.fitted(make, canvas, i)
+        taken.append(found is not None)
+        if found is not None:
+            for name, value in vars(expected).items():
+                other = getattr(found, name)
+                same = torch.equal(value, other) if torch.is_tensor(value) else value == other
+                assert same, name
+        for other in (CornerTargetGenerator(4), dataclasses.replace(make, min_overlap=0.3)):
+            assert ready.fitted(other, canvas, i) is None
+    if padding == "bottom_right" and clip == "canvas" and divisibility <= 16:
+        assert all(taken)
+    assert taken[-1] or divisibility == 64 or (padding != "bottom_right" and divisibility == 4)
 
 
 def test_travels_by_value():
     targets = random_targets(5, ignored=1)
     copy = pickle.loads(pickle.dumps(targets))
-    assert copy.map_size == targets.map_size and copy.ratio == targets.ratio
+    assert copy.map_size == targets.map_size and copy.generator == targets.generator
     for name, value in vars(targets).items():
         if isinstance(value, torch.Tensor):
             assert (
@@ -207,31 +297,6 @@ def test_refuses_what_cannot_be_trained_on():
             CornerTargetGenerator(**options)
 
 
-@pytest.mark.parametrize(
-    "size, divisibility, padding, expected",
-    [
-        ((511, 511), 128, "bottom_right", ((512, 512), (0, 0))),
-        ((480, 641), 32, "bottom_right", ((480, 672), (0, 0))),
-        ((511, 511), 128, "center_black", ((511, 511), (0, 0))),
-        ((512, 300), 128, "center_black", ((639, 383), (63, 41))),
-        ((1, 128), 128, "center_mean", ((127, 255), (63, 63))),
-    ],
-)
-def test_canvas_size(size, divisibility, padding, expected):
-    assert canvas_size(size, divisibility, padding) == expected
-
-
-def test_canvas_size_refuses():
-    for arguments in (
-        ((9, 9), 128, "center"),
-        ((0, 9), 4),
-        ((9, 9), 0),
-        ((9, 9), 96, "center_mean"),
-    ):
-        with pytest.raises(ValueError):
-            canvas_size(*arguments)
-
-
 def test_decoding_perfect_maps_returns_the_boxes():
     torch.manual_seed(0)
     corner = torch.tensor([[3.0, 5], [50, 9], [20, 60], [90, 70]])
@@ -249,7 +314,7 @@ def test_decoding_perfect_maps_returns_the_boxes():
             "offset": offset.view(1, 2, 32, 32),
         }
     found, scores, _, classes = decode_corners(maps)
-    found = found[0, scores[0] > 0.9] / targets.ratio[0]
+    found = found[0, scores[0] > 0.9] / targets.cells_per_pixel[0]
     assert len(found) == 4
     order = torch.cdist(boxes, found).argmin(1)
     torch.testing.assert_close(found[order], boxes, atol=1e-3, rtol=0)

@@ -12,7 +12,8 @@ from detectron2.modeling import build_backbone
 from detectron2.structures import Boxes, Instances
 from torch.utils.data import get_worker_info
 
-from ..targets import CornerTargetGenerator, canvas_size
+from ..canvas import Canvas
+from ..targets import CornerTargetGenerator
 from .annotations import boxes_xyxy, is_ignored
 from .augmentation import ColorJitter, RandomPixelFlip, RandomScaleCrop, contiguous
 from .reading import read_image
@@ -41,7 +42,7 @@ class CornerNetDatasetMapper(DatasetMapper):
         augmentations, image_format: as ``DatasetMapper`` takes them.
         target_generator: needed in training.
         size_divisibility: of the backbone, pixels.
-        padding: how the model pads; see :func:`~cornernet_d2.targets.canvas_size`.
+        padding: how the model pads; see :class:`~cornernet_d2.canvas.Canvas`.
         crowd: what boxes marked "iscrowd" or "ignore" are: "ignore", "positive" or "drop".
         min_visible: objects of which less than this part of the area is left in the image are
             ignored.
@@ -85,19 +86,12 @@ class CornerNetDatasetMapper(DatasetMapper):
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        head, targets = cfg.MODEL.CORNERNET, cfg.MODEL.CORNERNET.TARGETS
+        head = cfg.MODEL.CORNERNET
         stride = shapes[(head.IN_FEATURES or list(shapes))[-1]].stride
         return {
             **arguments,
             "augmentations": train_augmentations(cfg, arguments["augmentations"]),
-            "target_generator": CornerTargetGenerator(
-                head.NUM_CLASSES,
-                stride=stride,
-                min_overlap=targets.MIN_OVERLAP,
-                formula=targets.RADIUS_FORMULA,
-                fixed_radius=targets.FIXED_RADIUS,
-                gaussian=targets.GAUSSIAN,
-            ),
+            "target_generator": CornerTargetGenerator.from_config(cfg, stride=stride),
             "size_divisibility": max(backbone.size_divisibility, stride),
             "padding": head.PADDING,
             "crowd": cfg.INPUT.CORNERNET.CROWD,
@@ -139,20 +133,18 @@ class CornerNetDatasetMapper(DatasetMapper):
         kept = ~ignored & ~marked if self.crowd == "drop" else ~ignored
 
         classes = np.array([obj["category_id"] for obj in annotations], np.int64)
-        canvas, (top, left) = canvas_size(image_shape, self.size_divisibility, self.padding)
-        shift = torch.tensor([left, top, left, top])
-
-        def on_canvas(found: Instances) -> tuple[torch.Tensor, torch.Tensor]:
-            return found.gt_boxes.tensor + shift, found.gt_classes
-
         instances = _instances(visible[kept], classes[kept], image_shape)
         dataset_dict["instances"] = instances
         regions = ()
         if ignored.any():
-            dataset_dict["ignored"] = _instances(visible[ignored], classes[ignored], image_shape)
-            regions = on_canvas(dataset_dict["ignored"])
-        dataset_dict["corner_targets"] = self.target_generator(
-            *on_canvas(instances), canvas, *regions
+            regions = _instances(visible[ignored], classes[ignored], image_shape)
+            dataset_dict["ignored"] = regions
+            regions = (regions.gt_boxes.tensor, regions.gt_classes)
+        canvas = Canvas.fit(
+            [image_shape], self.size_divisibility, self.target_generator.stride, self.padding
+        )
+        dataset_dict["corner_targets"] = self.target_generator.on_canvas(
+            canvas, 0, instances.gt_boxes.tensor, instances.gt_classes, *regions
         )
 
 

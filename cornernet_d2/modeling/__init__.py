@@ -2,12 +2,13 @@
 
 from .corner_head import CornerHead
 from .cornernet import CornerNet
-from .criterion import CornerCriterion
+from .criterion import CRITERION_REGISTRY, CornerCriterion
 from .hourglass import Hourglass, build_hourglass_backbone
 from .inference import INFERENCE_REGISTRY, CornerInference
 from .test_time_augmentation import InferenceWithTTA
 
 __all__ = [
+    "CRITERION_REGISTRY",
     "INFERENCE_REGISTRY",
     "CornerCriterion",
     "CornerHead",

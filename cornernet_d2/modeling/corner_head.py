@@ -3,8 +3,6 @@
 Law & Deng, "CornerNet", sec. 3.5 and fig. 7. Letters: N images, C classes, h x w map pixels.
 """
 
-from typing import Dict
-
 import torch
 from detectron2.layers import Conv2d
 from torch import nn
@@ -16,7 +14,7 @@ from .recompute import Recomputable
 
 CORNERS = ("tl", "br")
 # Corner -> "heatmap", "embedding" and "offset" -> map; see CornerBranch.
-CornerMaps = Dict[str, Dict[str, torch.Tensor]]
+CornerMaps = dict[str, dict[str, torch.Tensor]]
 
 # The share of positive cells that the heat maps start from: sigmoid(-2.19) = 0.1, the value that
 # the authors' release and Lin et al., "Focal Loss", sec. 4.1, use.
@@ -79,7 +77,7 @@ class CornerBranch(nn.Module):
         self.embedding = OutputBranch(in_channels, width, 1)
         self.offset = OutputBranch(in_channels, width, 2)
 
-    def forward(self, x: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         x = self.pool(x)
         return {name: getattr(self, name)(x) for name in ("heatmap", "embedding", "offset")}
 

@@ -4,22 +4,23 @@ Letters: N images, C classes, H x W canvas (the padded image that the network se
 h x w map pixels.
 """
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import Instances
-from torch import nn
+from torch import Tensor, nn
 
 from ..canvas import Canvas, Size
 from ..targets import CornerTargetGenerator, CornerTargets
 from . import monitoring
 from .corner_head import CornerHead, CornerMaps
-from .criterion import CornerCriterion, TargetBatch, count_targets
+from .criterion import CornerCriterion, build_criterion
 from .inference import CornerInference
 from .test_time_augmentation import InferenceWithTTA, build_inference
+from .transfer import to_device
 
 
 @META_ARCH_REGISTRY.register()
@@ -95,35 +96,20 @@ class CornerNet(nn.Module):
         self.to(memory_format=self.memory_format)
         # Set by a trainer that accumulates gradients over several batches: what
         # :meth:`count_targets` gives for all of them together.
-        self.loss_counts: Optional[torch.Tensor] = None
+        self.loss_counts: Tensor | None = None
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> Dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         settings = cfg.MODEL.CORNERNET
-        loss, targets = settings.LOSS, settings.TARGETS
         in_features = settings.IN_FEATURES or list(shapes)
         return {
             "backbone": backbone,
             "num_classes": settings.NUM_CLASSES,
-            "criterion": CornerCriterion(
-                convention=loss.CONVENTION,
-                alpha=loss.ALPHA,
-                beta=loss.BETA,
-                pull_weight=loss.PULL_WEIGHT,
-                push_weight=loss.PUSH_WEIGHT,
-                push_margin=loss.PUSH_MARGIN,
-                offset_weight=loss.OFFSET_WEIGHT,
-                embedding_images=loss.EMBEDDING_IMAGES,
-            ),
-            "target_generator": CornerTargetGenerator(
-                settings.NUM_CLASSES,
-                stride=_common_stride(in_features, shapes),
-                min_overlap=targets.MIN_OVERLAP,
-                formula=targets.RADIUS_FORMULA,
-                fixed_radius=targets.FIXED_RADIUS,
-                gaussian=targets.GAUSSIAN,
+            "criterion": build_criterion(cfg),
+            "target_generator": CornerTargetGenerator.from_config(
+                cfg, stride=_common_stride(in_features, shapes)
             ),
             "inference": build_inference(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -158,7 +144,7 @@ class CornerNet(nn.Module):
         for head in self.head:
             head.compile()
 
-    def forward(self, batched_inputs: List[Dict]) -> object:
+    def forward(self, batched_inputs: list[dict]) -> object:
         """
         Args:
             batched_inputs: N dicts as Detectron2 defines them: "image" (3, H, W) in 0..255,
@@ -173,24 +159,24 @@ class CornerNet(nn.Module):
             return self.inference(batched_inputs)
         images, canvas = self.preprocess_image(batched_inputs)
         targets = self.corner_targets(batched_inputs, canvas)
-        targets = TargetBatch.join(targets, self.device)
+        batch = self.criterion.prepare(targets, self.device, self.loss_counts)
         stacks = self.corner_maps(images)
-        losses = self.criterion(stacks, targets, self.loss_counts)
-        monitoring.log_batch(stacks[-1], targets)
+        losses = self.criterion(stacks, batch)
+        monitoring.log_batch(stacks[-1], batch)
         monitoring.log_picture(self, batched_inputs[0], stacks[-1], canvas.borders[0])
         return losses
 
-    def corner_maps(self, images: torch.Tensor) -> List[CornerMaps]:
+    def corner_maps(self, images: Tensor) -> list[CornerMaps]:
         """Normalised images (N, 3, H, W) -> maps of every stack; see :class:`CornerHead`."""
         features = self.backbone(images.contiguous(memory_format=self.memory_format))
         return [head(features[name]) for head, name in zip(self.head, self.in_features)]
 
-    def last_maps(self, images: torch.Tensor) -> CornerMaps:
+    def last_maps(self, images: Tensor) -> CornerMaps:
         """The maps of the last stack alone, as inference needs them."""
         features = self.backbone(images.contiguous(memory_format=self.memory_format))
         return self.head[-1](features[self.in_features[-1]])
 
-    def inference(self, batched_inputs: List[Dict], do_postprocess: bool = True) -> List:
+    def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list:
         """Detect objects; without ``do_postprocess``, Instances in pixels of "image"."""
         images = [x["image"] for x in batched_inputs]
         if not do_postprocess:
@@ -199,7 +185,7 @@ class CornerNet(nn.Module):
             (x.get("height", image.shape[-2]), x.get("width", image.shape[-1]))
             for x, image in zip(batched_inputs, images)
         ]
-        results: List[Instances] = self.corner_inference(self, images, sizes)
+        results: list[Instances] = self.corner_inference(self, images, sizes)
         return [{"instances": result} for result in results]
 
     @property
@@ -219,49 +205,43 @@ class CornerNet(nn.Module):
         )
 
     def preprocess_image(
-        self, batched_inputs: List[Dict], mirrored: Sequence[bool] = ()
-    ) -> Tuple[torch.Tensor, Canvas]:
+        self, batched_inputs: list[dict], mirrored: Sequence[bool] = ()
+    ) -> tuple[Tensor, Canvas]:
         """Normalised images on one canvas (N, 3, H, W), and the canvas."""
-        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        images = to_device([x["image"] for x in batched_inputs], self.device)
         canvas = self.canvas([image.shape[-2:] for image in images], mirrored)
         return canvas.paste(images, self.pixel_mean, self.pixel_std), canvas
 
-    def count_targets(self, batched_inputs: List[Dict]) -> torch.Tensor:
-        """:func:`.criterion.count_targets` of a batch, to add up for ``loss_counts``."""
+    def count_targets(self, batched_inputs: list[dict]) -> Tensor:
+        """:meth:`.CornerCriterion.count` of a batch, to add up for ``loss_counts``."""
         canvas = self.canvas([x["image"].shape[-2:] for x in batched_inputs])
-        return count_targets(self.corner_targets(batched_inputs, canvas)).to(self.device)
+        return self.criterion.count(self.corner_targets(batched_inputs, canvas))
 
-    def corner_targets(self, batched_inputs: List[Dict], canvas: Canvas) -> List[CornerTargets]:
-        """The mapper's targets where they fit the canvas, else made from "instances"."""
-        ratio = canvas.cells_per_pixel[::-1]
+    def corner_targets(self, batched_inputs: list[dict], canvas: Canvas) -> list[CornerTargets]:
+        """Targets on the canvas: the mapper's where they fit, else made from "instances"."""
         targets = []
-        for x, border in zip(batched_inputs, canvas.borders):
+        for i, x in enumerate(batched_inputs):
             ready = x.get("corner_targets")
-            if ready is not None and border == (0, 0) and ready.ratio == ratio:
-                targets.append(ready.padded(canvas.map_size))
-            elif "instances" in x:
-                boxes, classes = self._on_canvas(x["instances"], border)
-                ignored = self._on_canvas(x["ignored"], border) if "ignored" in x else ()
-                targets.append(self.target_generator(boxes, classes, canvas.size, *ignored))
-            else:
+            if ready is not None:
+                ready = ready.fitted(self.target_generator, canvas, i)
+            if ready is None and "instances" not in x:
                 raise ValueError(
                     "training needs 'instances' (or 'corner_targets' that fit the canvas) in "
                     f"every dict; the one of {x.get('file_name', 'an image')} has {sorted(x)}"
                 )
+            if ready is None:
+                truth = [x[name].to("cpu") for name in ("instances", "ignored") if name in x]
+                parts = [p for each in truth for p in (each.gt_boxes.tensor, each.gt_classes)]
+                ready = self.target_generator.on_canvas(canvas, i, *parts)
+            targets.append(ready)
         return targets
 
-    def _on_canvas(self, instances: Instances, border: Size) -> Tuple[torch.Tensor, torch.Tensor]:
-        top, left = border
-        boxes = instances.gt_boxes.tensor.to(self.device)
-        shift = boxes.new_tensor([left, top, left, top])
-        return boxes + shift, instances.gt_classes.to(self.device)
 
-
-def _per_channel(values: Sequence[float]) -> torch.Tensor:
+def _per_channel(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
 
 
-def _common_stride(names: Sequence[str], shapes: Dict[str, ShapeSpec]) -> int:
+def _common_stride(names: Sequence[str], shapes: dict[str, ShapeSpec]) -> int:
     """Pixels per cell of the named features; ValueError if there is none or more than one."""
     unknown = [name for name in names if name not in shapes]
     if unknown:

@@ -1,107 +1,65 @@
 """What the four losses are divided by, over corners, stacks, images and processes.
 
-===============  ==========================  ==========================  =====================
-convention       default                     official                    mmdet
-===============  ==========================  ==========================  =====================
-heat map         / objects                   / cells that are 1          / max(1, cells) / 2
-offset           / objects                   / (objects + 1e-4)          / max(1, cells) / 2
-shared cells     every offset counts         every offset counts         the last one counts
-pull, push       5 x mean over images        sum over images             sum over images
-over stacks      mean                        mean                        sum
-counted over     all processes               one process                 one process
-push, 1 object   0                           1, without gradient         0
-sigmoid          exact                       clamped at 1e-4             exact
-===============  ==========================  ==========================  =====================
+The counts are those of all batches whose gradients make one step, on all processes, so that the
+gradient does not depend on how the images are split: heat maps and offsets are divided by the
+objects, pull and push are means over the images, and stacks are averaged. Pull and push are then
+multiplied by 5, the number of images that the authors had on a GPU and summed over, so that they
+weigh as much as theirs did; 5 was the best of 1, 5 and 16 on the synthetic shapes (AP 57.5, 62.5,
+59.2 after 800 iterations).
 
-"official" is what the authors' released code computes, "mmdet" what MMDetection does. In both the
-weight of pull and push grows with the number of images per process, so that the same batch split
-over more processes trains differently; in the default it does not. Its factor of 5 is the number
-of images that the authors had on a GPU, so that it weighs as much as theirs did, and was the best
-of 1, 5 and 16 on the synthetic shapes (AP 57.5, 62.5, 59.2 after 800 iterations). Batches whose
-gradients are accumulated count as one in all of them.
+What other code bases divide by is in :mod:`cornernet_d2.compat`.
 
-Letters: N images, C classes, M objects in all images, h x w map pixels.
+Letters: N images, C classes, M objects in all images, h x w map (cells).
 """
 
-from dataclasses import dataclass
-from typing import Dict, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
+from fvcore.common.registry import Registry
+from torch import Tensor
 
-from ..targets import CornerTargets, draw_heatmaps
+from ..targets import CornerTargets
 from .corner_head import CORNERS, CornerMaps
-from .losses import OFFICIAL_CLAMP, OFFICIAL_EPS, heatmap_focal_loss, offset_loss, pull_push_loss
+from .losses import heatmap_focal_loss, offset_loss, pull_push_loss
+from .target_batch import TargetBatch, at_cells
 
-CONVENTIONS = ("default", "official", "mmdet")
+CRITERION_REGISTRY = Registry("CRITERION")
+CRITERION_REGISTRY.__doc__ = """Criteria by the name that MODEL.CORNERNET.LOSS.CONVENTION gives.
 
-# Factors of the two heat map sums, of the two offset sums, and of the sums over images.
-Norms = Tuple[Sequence, Sequence, Union[float, torch.Tensor]]
-
-
-@dataclass
-class TargetBatch:
-    """The targets of N images, joined, on the device of the maps."""
-
-    heatmaps: torch.Tensor  # (N, 2, C, h, w), corner 0 is top-left
-    ignore: Optional[torch.Tensor]  # bool, same shape: neither positive nor negative
-    image_index: torch.Tensor  # (M,) int64, the image of each object
-    cells: torch.Tensor  # (M, 2) int64, flat map index of each corner
-    offsets: torch.Tensor  # (M, 2, 2) as (corner, xy), map pixels
-    counts: torch.Tensor  # what :func:`count_targets` gives for these images
-
-    @classmethod
-    def join(cls, targets: Sequence[CornerTargets], device: torch.device) -> "TargetBatch":
-        """Draw the heat maps of N targets of one map size on ``device`` and join the rest."""
-        counts = count_targets(targets).to(device)
-        targets = [t.to(device) for t in targets]
-        heatmaps, ignore = draw_heatmaps(targets)
-        objects = torch.tensor([len(t) for t in targets], device=device)
-        return cls(
-            heatmaps=heatmaps,
-            ignore=ignore,
-            image_index=torch.arange(len(targets), device=device).repeat_interleave(objects),
-            cells=torch.cat([t.cells for t in targets]),
-            offsets=torch.cat([t.offsets for t in targets]),
-            counts=counts,
-        )
+A registered function or class is called with the config and returns a :class:`CornerCriterion`.
+"""
 
 
-def count_targets(targets: Sequence[CornerTargets]) -> torch.Tensor:
-    """What the conventions divide by, to be added up over the batches that make one step.
+class Norms(NamedTuple):
+    """Factors of the sums of each corner's heat map and offsets, and of the sums over images."""
 
-    Returns:
-        float64 (6,) on the CPU: objects; images; cells whose heat map target is 1, per corner;
-        cells that have an offset, whatever the class, per corner.
-    """
-    counts = torch.zeros(6, dtype=torch.float64)
-    for t in targets:
-        height, width = t.map_size
-        positives = t.classes[:, None] * (height * width) + t.cells
-        distinct = [len(x.unique()) for cells in (positives, t.cells) for x in cells.unbind(1)]
-        counts += torch.tensor([len(t), 1, *distinct], dtype=torch.float64)
-    return counts
+    heatmap: Sequence[Tensor]
+    offset: Sequence[Tensor]
+    image: Tensor | float
 
 
 class CornerCriterion:
     """Corner maps of every stack and targets -> the four weighted losses.
 
+    Subclasses change what is counted (:meth:`count`), what is divided by it (:meth:`normalizers`,
+    :meth:`stack_weight`) or a loss itself (:meth:`heatmap_loss`, :meth:`offset_loss`,
+    :meth:`embedding_losses`).
+
     Args:
-        convention: "default", "official" or "mmdet"; see the table above.
         alpha, beta: exponents of the focal loss, eq. 1.
         pull_weight, push_weight, offset_weight: eq. 6 (alpha, beta, gamma there).
         push_margin: Delta of eq. 5.
-        embedding_images: the default convention's factor of pull and push.
-
-    Raises:
-        ValueError: unknown convention.
+        embedding_images: factor of pull and push.
     """
 
+    @configurable
     def __init__(
         self,
         *,
-        convention: str = "default",
         alpha: float = 2.0,
         beta: float = 4.0,
         pull_weight: float = 0.1,
@@ -110,11 +68,6 @@ class CornerCriterion:
         offset_weight: float = 1.0,
         embedding_images: float = 5.0,
     ):
-        if convention not in CONVENTIONS:
-            raise ValueError(
-                f"MODEL.CORNERNET.LOSS.CONVENTION is {convention!r}; choose one of {CONVENTIONS}"
-            )
-        self.convention = convention
         self.alpha, self.beta, self.margin = alpha, beta, push_margin
         self.embedding_images = embedding_images
         self.weights = {
@@ -124,101 +77,128 @@ class CornerCriterion:
             "offset": offset_weight,
         }
 
-    def __call__(
-        self,
-        stacks: Sequence[CornerMaps],
-        targets: TargetBatch,
-        counts: Optional[torch.Tensor] = None,
-    ) -> Dict[str, torch.Tensor]:
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        loss = cfg.MODEL.CORNERNET.LOSS
+        return {
+            "alpha": loss.ALPHA,
+            "beta": loss.BETA,
+            "pull_weight": loss.PULL_WEIGHT,
+            "push_weight": loss.PUSH_WEIGHT,
+            "push_margin": loss.PUSH_MARGIN,
+            "offset_weight": loss.OFFSET_WEIGHT,
+            "embedding_images": loss.EMBEDDING_IMAGES,
+        }
+
+    def __call__(self, stacks: Sequence[CornerMaps], batch: TargetBatch) -> dict[str, Tensor]:
         """Compute the losses.
 
         Args:
             stacks: maps of each stack, (N, ., h, w).
-            targets: of the same N images, on the device of the maps.
-            counts: :func:`count_targets` of all batches whose gradients are accumulated into one
-                step; default: of this batch alone.
+            batch: of the same N images, of :meth:`prepare`.
 
         Returns:
             loss_heatmap, loss_pull, loss_push, loss_offset: scalars, weighted, to be summed.
         """
         dtype = torch.promote_types(stacks[0]["tl"]["heatmap"].dtype, torch.float32)
-        norms = self._normalizers(targets.counts if counts is None else counts, dtype)
-        terms = [self._stack_terms(maps, targets, norms) for maps in stacks]
-        scale = 1.0 if self.convention == "mmdet" else 1.0 / len(stacks)
+        norms = self.normalizers(batch.counts, dtype)
+        terms = [self._stack_terms(maps, batch, norms) for maps in stacks]
+        scale = self.stack_weight(len(stacks))
         return {
             f"loss_{name}": scale * weight * torch.stack([t[name] for t in terms]).sum()
             for name, weight in self.weights.items()
         }
 
-    def _stack_terms(
-        self, maps: CornerMaps, batch: TargetBatch, norms: Norms
-    ) -> Dict[str, torch.Tensor]:
-        heatmap_norms, offset_norms, image_norm = norms
-        heatmap, offset = 0.0, 0.0
-        for i, corner in enumerate(CORNERS):
-            heatmap = heatmap + heatmap_norms[i] * heatmap_focal_loss(
-                maps[corner]["heatmap"],
-                batch.heatmaps[:, i],
-                None if batch.ignore is None else batch.ignore[:, i],
-                alpha=self.alpha,
-                beta=self.beta,
-                clamp=OFFICIAL_CLAMP if self.convention == "official" else 0.0,
-            )
-            chosen = _last_in_cell(batch, i) if self.convention == "mmdet" else slice(None)
-            where = (batch.image_index[chosen], batch.cells[chosen, i])
-            predicted = at_cells(maps[corner]["offset"], *where)
-            offset = offset + offset_norms[i] * offset_loss(predicted, batch.offsets[chosen, i])
-        tl, br = (
-            at_cells(maps[corner]["embedding"], batch.image_index, batch.cells[:, i])[:, 0]
-            for i, corner in enumerate(CORNERS)
-        )
-        pull, push = pull_push_loss(
+    def prepare(
+        self,
+        targets: Sequence[CornerTargets],
+        device: torch.device,
+        counts: Tensor | None = None,
+    ) -> TargetBatch:
+        """Join the targets of a batch on the device of the maps.
+
+        Args:
+            targets: of N images, of one map size.
+            device: of the maps.
+            counts: sum of what :meth:`count` gives for all batches whose gradients are accumulated
+                into one step; default: of this batch alone.
+        """
+        return TargetBatch.join(targets, device, self.count(targets) if counts is None else counts)
+
+    def count(self, targets: Sequence[CornerTargets]) -> Tensor:
+        """What is divided by, to be added up over the batches that make one step.
+
+        Returns:
+            float64, on the CPU: here the numbers of objects and of images.
+        """
+        return torch.tensor([sum(map(len, targets)), len(targets)], dtype=torch.float64)
+
+    def normalizers(self, counts: Tensor, dtype: torch.dtype) -> Norms:
+        """What the sums are multiplied by, in ``dtype``, given the counts of a step."""
+        objects, images = (1 / _mean_over_processes(counts)).to(dtype)
+        return Norms((objects, objects), (objects, objects), self.embedding_images * images)
+
+    def stack_weight(self, stacks: int) -> float:
+        """What the sum over the stacks is multiplied by."""
+        return 1.0 / stacks
+
+    def heatmap_loss(self, logits: Tensor, batch: TargetBatch, corner: int) -> Tensor:
+        """Sum over the cells of one corner's heat maps (N, C, h, w)."""
+        truth = batch.heatmaps.of_corner(corner)
+        return heatmap_focal_loss(logits, *truth, alpha=self.alpha, beta=self.beta)
+
+    def offset_loss(self, predicted: Tensor, batch: TargetBatch, corner: int) -> Tensor:
+        """Sum over the objects, from the offsets (M, 2) predicted in one corner's cells."""
+        return offset_loss(predicted, batch.offsets[:, corner])
+
+    def embedding_losses(self, tl: Tensor, br: Tensor, batch: TargetBatch) -> tuple[Tensor, Tensor]:
+        """Pull and push of each image, (N,), from the embeddings (M,) at the objects' corners."""
+        return pull_push_loss(
             tl,
             br,
             batch.image_index,
-            len(batch.heatmaps),
+            batch.num_images,
             margin=self.margin,
-            official=self.convention == "official",
+            max_objects=batch.max_objects,
         )
+
+    def _stack_terms(self, maps: CornerMaps, batch: TargetBatch, norms: Norms) -> dict[str, Tensor]:
+        heatmap, offset, embeddings = 0.0, 0.0, []
+        for i, corner in enumerate(CORNERS):
+            where = batch.image_index, batch.cells[:, i]
+            loss = self.heatmap_loss(maps[corner]["heatmap"], batch, i)
+            heatmap = heatmap + norms.heatmap[i] * loss
+            loss = self.offset_loss(at_cells(maps[corner]["offset"], *where), batch, i)
+            offset = offset + norms.offset[i] * loss
+            embeddings.append(at_cells(maps[corner]["embedding"], *where)[:, 0])
+        pull, push = self.embedding_losses(*embeddings, batch)
         return {
             "heatmap": heatmap,
             "offset": offset,
-            "pull": image_norm * pull.sum(),
-            "push": image_norm * push.sum(),
+            "pull": norms.image * pull.sum(),
+            "push": norms.image * push.sum(),
         }
 
-    def _normalizers(self, counts: torch.Tensor, dtype: torch.dtype) -> Norms:
-        if self.convention == "default":
-            objects, images = (1 / _mean_over_processes(counts)).to(dtype)[:2]
-            return (objects, objects), (objects, objects), self.embedding_images * images
-        objects, cells, with_offset = counts[0], counts[2:4].clamp(min=1), counts[4:].clamp(min=1)
-        if self.convention == "official":
-            offset = (1 / (objects + OFFICIAL_EPS)).to(dtype)
-            return (1 / cells).to(dtype), (offset, offset), 1.0
-        return (0.5 / cells).to(dtype), (0.5 / with_offset).to(dtype), 1.0
+
+@CRITERION_REGISTRY.register()
+def default(cfg: CfgNode) -> CornerCriterion:
+    """The paper's losses, whatever the number of processes."""
+    return CornerCriterion(cfg)
 
 
-def _last_in_cell(batch: TargetBatch, corner: int) -> torch.Tensor:
-    """Of the objects that share a corner's cell, whatever their classes, the last: int64 indices.
-
-    MMDetection's offset targets are a map, in which later objects overwrite earlier ones.
-    """
-    size = batch.heatmaps[0, 0, 0].numel()
-    cells = batch.image_index * size + batch.cells[:, corner]
-    unique, cell = cells.unique(return_inverse=True)
-    objects = torch.arange(len(cells), device=cells.device)
-    return torch.zeros_like(unique).scatter_reduce_(0, cell, objects, "amax")
+def build_criterion(cfg: CfgNode) -> CornerCriterion:
+    """The criterion that MODEL.CORNERNET.LOSS.CONVENTION names in CRITERION_REGISTRY."""
+    name = cfg.MODEL.CORNERNET.LOSS.CONVENTION
+    if name not in CRITERION_REGISTRY:
+        known = ", ".join(sorted(known for known, _ in CRITERION_REGISTRY))
+        raise ValueError(f"MODEL.CORNERNET.LOSS.CONVENTION is {name!r}; registered: {known}")
+    return CRITERION_REGISTRY.get(name)(cfg)
 
 
-def _mean_over_processes(counts: torch.Tensor) -> torch.Tensor:
+def _mean_over_processes(counts: Tensor) -> Tensor:
     """Total over all processes, at least 1, over their number: DDP averages the gradients."""
     world_size = comm.get_world_size()
     if world_size > 1:
         counts = counts.clone()
         dist.all_reduce(counts)
     return counts.clamp(min=1) / world_size
-
-
-def at_cells(x: torch.Tensor, image_index: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """Values of (N, D, h, w) at flat cells of given images: (M, D)."""
-    return x[image_index, :, cells // x.shape[-1], cells % x.shape[-1]]

@@ -3,21 +3,17 @@
 Letters: N images, M objects, h x w map pixels.
 """
 
-import math
-from typing import TYPE_CHECKING
-
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..visualize import training_picture
-from .corner_head import CornerMaps
-from .criterion import TargetBatch, at_cells
-
-if TYPE_CHECKING:
-    from .cornernet import CornerNet
+from .corner_head import CORNERS, CornerMaps
+from .target_batch import TargetBatch, at_cells
 
 # Reading a value back waits for the device, so that scalars are logged every so many iterations:
 # as often as Detectron2's writers print them.
@@ -33,7 +29,7 @@ def current_storage() -> EventStorage | None:
 
 
 @torch.no_grad()
-def log_batch(maps: CornerMaps, targets: TargetBatch) -> None:
+def log_batch(maps: CornerMaps, batch: TargetBatch) -> None:
     """Put the number of objects and the embedding distances of a batch into the EventStorage.
 
     "embedding/within" is the mean distance of an object's two corners, "embedding/between" the
@@ -42,42 +38,45 @@ def log_batch(maps: CornerMaps, targets: TargetBatch) -> None:
 
     Args:
         maps: of the last stack, (N, ., h, w).
-        targets: of the same images.
+        batch: of the same images.
     """
     storage = current_storage()
     if storage is None or storage.iter % PERIOD:
         return
-    storage.put_scalar("objects_per_batch", len(targets.cells), smoothing_hint=False)
-    if not len(targets.cells):
+    storage.put_scalar("objects_per_batch", sum(batch.objects), smoothing_hint=False)
+    if not sum(batch.objects):
         return
-    tl, br = (
-        at_cells(maps[corner]["embedding"].float(), targets.image_index, targets.cells[:, i])[:, 0]
-        for i, corner in enumerate(("tl", "br"))
+    embeddings = [
+        at_cells(maps[corner]["embedding"], batch.image_index, batch.cells[:, i])[:, 0]
+        for i, corner in enumerate(CORNERS)
+    ]
+    tl, br = torch.stack(embeddings).float().cpu()
+    storage.put_scalar("embedding/within", (tl - br).abs().mean().item(), smoothing_hint=False)
+    gaps = [_nearest_distances(mean) for mean in ((tl + br) / 2).split(batch.objects)]
+    gaps = torch.cat(gaps)
+    if len(gaps):
+        storage.put_scalar("embedding/between", gaps.mean().item(), smoothing_hint=False)
+
+
+def _nearest_distances(values: Tensor) -> Tensor:
+    """(M,) distance of each number to its nearest neighbour; none of a single one."""
+    steps = values.sort().values.diff()
+    if not len(steps):
+        return steps
+    return torch.minimum(
+        F.pad(steps, (1, 0), value=torch.inf), F.pad(steps, (0, 1), value=torch.inf)
     )
-    mean = (tl + br) / 2
-    distance = (mean[:, None] - mean[None, :]).abs()
-    apart = targets.image_index[:, None] != targets.image_index[None, :]
-    distance = distance.masked_fill(apart, torch.inf).fill_diagonal_(torch.inf)
-    nearest = distance.min(dim=1).values
-    # Objects alone in their image have none: the mean over the others, NaN if there is no other.
-    nearest = nearest.where(nearest.isfinite(), torch.nan).nanmean()
-    within, between = torch.stack([(tl - br).abs().mean(), nearest]).tolist()  # one wait for both
-    storage.put_scalar("embedding/within", within, smoothing_hint=False)
-    if not math.isnan(between):
-        storage.put_scalar("embedding/between", between, smoothing_hint=False)
 
 
 @torch.no_grad()
-def log_picture(
-    model: "CornerNet", example: dict, maps: CornerMaps, border: tuple[int, int]
-) -> None:
+def log_picture(model: nn.Module, example: dict, maps: CornerMaps, border: tuple[int, int]) -> None:
     """Every ``model.vis_period`` iterations, put a picture of an example into the EventStorage.
 
     It shows ground truth, what the model detects in eval mode, and the heat maps. Only the main
     process draws: writers are there alone, and elsewhere nobody would free the pictures.
 
     Args:
-        model: in training mode; a period of 0 draws nothing.
+        model: a CornerNet in training mode; a period of 0 draws nothing.
         example: a training dict with "image" and "instances".
         maps: of the last stack; the example is the first of the batch.
         border: (top, left) of its image on the canvas, pixels.

@@ -28,7 +28,7 @@ from ..data.annotations import boxes_xyxy, is_ignored
 from ..engine.evaluation import build_evaluator
 from ..modeling import CornerNet, InferenceWithTTA
 from ..modeling.corner_head import CORNERS, CornerMaps
-from ..modeling.criterion import TargetBatch
+from ..modeling.target_batch import TargetBatch
 from ..predictor import build_predictor, load_config
 
 # What is replaced by the ground truth, row by row.
@@ -63,13 +63,14 @@ def perfect_maps(targets: TargetBatch, predicted: CornerMaps) -> CornerMaps:
     which pairs with nothing, beyond ``REACH`` cells of all corners.
     """
     maps = {}
+    heatmaps, _ = targets.heatmaps.dense()
     for i, corner in enumerate(CORNERS):
         offset = predicted[corner]["offset"].float().clone()
         height, width = offset.shape[-2:]
         cells = targets.cells[:, i]
         offset.flatten(2)[0][:, cells] = targets.offsets[:, i].T
         maps[corner] = {
-            "heatmap": targets.heatmaps[:, i].clamp(1e-6, 1 - 1e-6).logit(),
+            "heatmap": heatmaps[:, i].clamp(1e-6, 1 - 1e-6).logit(),
             "embedding": _nearest(cells, height, width).view(1, 1, height, width),
             "offset": offset,
         }

@@ -24,13 +24,14 @@ from detectron2.data.datasets import register_coco_instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..canvas import Canvas
 from ..data import CornerNetDatasetMapper
 from ..data.annotations import boxes_xyxy, is_ignored
 from ..data.reading import read_image
 from ..data.validation import dataset_problems
 from ..modeling.decode import decode_corners
 from ..predictor import load_config
-from ..targets import CornerTargets, canvas_size
+from ..targets import CornerTargets
 
 LISTED = 20  # classes and problems printed of each kind
 
@@ -131,9 +132,10 @@ def print_ceiling(dicts: Sequence[Mapping], cfg: CfgNode, max_images: int) -> No
         boxes = boxes_xyxy(objects)
         categories = np.array([obj["category_id"] for obj in objects], np.int64)
         size = _image_size(d, mapper)
-        canvas, border = canvas_size(size, mapper.size_divisibility, mapper.padding)
-        shift = np.array([border[1], border[0]] * 2)
-        targets = mapper.target_generator(boxes + shift, categories, canvas)
+        canvas = Canvas.fit([size], mapper.size_divisibility, stride, mapper.padding)
+        targets = mapper.target_generator.on_canvas(
+            canvas, 0, torch.from_numpy(boxes), torch.from_numpy(categories)
+        )
         total += len(targets)
         below += int(((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) < stride).sum())
         crowded += len(targets) > cfg.MODEL.CORNERNET.TEST.TOP_K
@@ -141,8 +143,7 @@ def print_ceiling(dicts: Sequence[Mapping], cfg: CfgNode, max_images: int) -> No
         images.append({"id": image_id, "height": size[0], "width": size[1]})
         for obj, box in zip(d["annotations"], boxes_xyxy(d["annotations"])):
             truth.append(_coco(image_id, obj["category_id"], box, iscrowd=int(is_ignored(obj))))
-        for category, box, score in _decoded(targets, cfg):
-            box = np.clip(box - shift, 0, [size[1], size[0]] * 2)
+        for category, box, score in _decoded(targets, canvas, cfg):
             found.append(_coco(image_id, category, box, score=score))
     print(
         f"on the {stride}-pixel map, of {total} objects in {len(images)} images: {shared} share a "
@@ -156,14 +157,17 @@ def print_ceiling(dicts: Sequence[Mapping], cfg: CfgNode, max_images: int) -> No
     )
 
 
-def _decoded(targets: CornerTargets, cfg: CfgNode) -> list[tuple[int, np.ndarray, float]]:
-    """(class, box in canvas pixels, score) that perfect maps of the targets decode to."""
+def _decoded(
+    targets: CornerTargets, canvas: Canvas, cfg: CfgNode
+) -> list[tuple[int, np.ndarray, float]]:
+    """(class, box in image pixels, score) that perfect maps of the targets decode to."""
     if not len(targets):
         return []
     height, width = targets.map_size
     present, compact = targets.classes.unique(return_inverse=True)
     # Channels of absent classes would be empty: leave them out.
-    targets = dataclasses.replace(targets, classes=compact, num_classes=len(present))
+    generator = dataclasses.replace(targets.generator, num_classes=len(present))
+    targets = dataclasses.replace(targets, classes=compact, generator=generator)
     heat = targets.dense_heatmaps().clamp(1e-6, 1 - 1e-6).logit()
     maps = {}
     for corner, side in enumerate(("tl", "br")):
@@ -182,7 +186,7 @@ def _decoded(targets: CornerTargets, cfg: CfgNode) -> list[tuple[int, np.ndarray
         maps, test.TOP_K, test.NMS_KERNEL, test.EMBEDDING_THRESHOLD, test.MAX_PAIRS
     )
     kept = pairs.scores[0] > 0
-    boxes = pairs.boxes[0, kept].numpy() / np.array(targets.ratio[::-1] * 2)
+    boxes = canvas.to_image(pairs.boxes[:, kept])[0].numpy()
     categories = present[pairs.classes[0, kept]].tolist()
     return list(zip(categories, boxes, pairs.scores[0, kept].tolist()))
 

@@ -109,8 +109,8 @@ def _clipped(
     boxes: np.ndarray, classes: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (M, 4) and classes (M,) that the targets keep, as they see them."""
-    generator = CornerTargetGenerator(int(classes.max(initial=0)) + 1)
+    generator = CornerTargetGenerator(int(classes.max(initial=0)) + 1, clip="last_pixel")
     targets = generator(boxes, classes, size)
     xy = np.stack([targets.cells % targets.map_size[1], targets.cells // targets.map_size[1]], -1)
-    corners = (xy + targets.offsets.double().numpy()) / np.array(targets.ratio[::-1])
+    corners = (xy + targets.offsets.double().numpy()) / np.array(targets.cells_per_pixel)
     return corners.reshape(-1, 4), targets.classes.numpy()

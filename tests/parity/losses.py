@@ -1,12 +1,14 @@
 """losses.npz: the losses of given maps and targets, and their gradients."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from cornernet_d2.modeling.criterion import CornerCriterion, TargetBatch
-from cornernet_d2.modeling.losses import OFFICIAL_CLAMP
+from cornernet_d2.compat.official_criterion import CLAMP, OfficialCriterion
+from cornernet_d2.heatmaps import Heatmaps, Planes
+from cornernet_d2.modeling.target_batch import TargetBatch
 
 from .check import Case, Check, guarded
 from .reference import Arrays, Reference, case_names, numbered, under
@@ -28,9 +30,7 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:
     tolerance = 1e-4 if _saturated(want) else 1e-5
-    criterion = CornerCriterion(
-        convention="official", pull_weight=PULL_WEIGHT, push_weight=PUSH_WEIGHT
-    )
+    criterion = OfficialCriterion(pull_weight=PULL_WEIGHT, push_weight=PUSH_WEIGHT)
     batch, stacks = target_batch(want), _stacks(want)
     losses = criterion(stacks, batch)
     alone = [criterion([maps], batch) for maps in stacks]
@@ -51,14 +51,16 @@ def target_batch(want: Arrays) -> TargetBatch:
 
     heatmaps = torch.stack([torch.from_numpy(want[f"gt_{c}_heat"]) for c in CORNERS], dim=1)
     positives = (heatmaps == 1).sum(dim=(0, 2, 3, 4)).tolist()
+    shape = (heatmaps.shape[0], heatmaps.shape[2])
+    index = torch.arange(math.prod(shape))
+    planes = Planes(index, tuple(index.tolist()), shape)
     return TargetBatch(
-        heatmaps=heatmaps,
-        ignore=None,
+        heatmaps=Heatmaps(heatmaps.transpose(1, 2).flatten(0, 1), None, planes),
         image_index=image_index,
         cells=both("ind"),
         offsets=both("regr"),
-        # The last two, cells with an offset, are what only the "mmdet" convention uses.
-        counts=torch.tensor([len(image_index), len(mask), *positives, 0, 0], dtype=torch.float64),
+        counts=torch.tensor([len(image_index), *positives], dtype=torch.float64),
+        objects=tuple(mask.sum(1).tolist()),
     )
 
 
@@ -75,7 +77,7 @@ def expected(want: Arrays, prefix: str) -> dict[str, float]:
 
 def _saturated(want: Arrays) -> bool:
     """Whether a heat map goes beyond the clamp, where its last digits are lost."""
-    limit = np.log1p(-OFFICIAL_CLAMP) - np.log(OFFICIAL_CLAMP)
+    limit = np.log1p(-CLAMP) - np.log(CLAMP)
     heats = (maps[f"{c}_heat"] for _, maps in numbered(want, "stack") for c in CORNERS)
     return any(np.abs(heat).max() > limit for heat in heats)
 

@@ -67,7 +67,7 @@ def _targets(want: Arrays, image: int, variant: str) -> CornerTargets:
     input_size = tuple(int(side) for side in want["input_size"])
     placement = square_placement(want["image_sizes"][image], input_size)
     num_classes = int(want[f"{variant}_tl_heat_shape"][1])
-    generator = CornerTargetGenerator(num_classes, **_settings(variant, want))
+    generator = CornerTargetGenerator(num_classes, clip="last_pixel", **_settings(variant, want))
     return generator(
         torch.from_numpy(placed_boxes(placement, boxes)),
         torch.from_numpy(boxes[:, 4].astype(np.int64) - 1),  # 1-based in the reference
@@ -107,7 +107,7 @@ def _sparse(case: Case, targets: list[CornerTargets], want: Arrays) -> Iterator[
 def _heatmaps(
     case: Case, variant: str, targets: list[CornerTargets], want: Arrays
 ) -> Iterator[Check]:
-    heat, _ = draw_heatmaps(targets)
+    heat, _ = draw_heatmaps(targets).dense()
     for corner, name in enumerate(("tl", "br")):
         got, prefix = heat[:, corner], f"{variant}_{name}_heat"
         yield case.exact(f"{variant} {name} shape", got.shape, want[f"{prefix}_shape"])
@@ -155,10 +155,9 @@ def _drawn(peaks: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         offsets=torch.zeros(len(cells), 2, 2),
         classes=torch.zeros(len(cells), dtype=torch.int64),
         radii=radii,
-        num_classes=1,
-        map_size=tuple(size),
-        ratio=(0.25, 0.25),
         ignore_cells=none.view(0, 4),
         ignore_classes=none,
+        generator=CornerTargetGenerator(1, stride=1),
+        canvas_size=tuple(size),
     )
     return targets.dense_heatmaps()[0, 0]

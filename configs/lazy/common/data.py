@@ -1,4 +1,4 @@
-"""COCO 2017 with the paper's augmentations; model fields that the data share come from there."""
+"""COCO 2017 with the paper's augmentations; what data and model share is the model's."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import (
@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 from cornernet_d2.data import CornerNetDatasetMapper
 from cornernet_d2.data.augmentation import ColorJitter, RandomScaleCrop
-from cornernet_d2.targets import CornerTargetGenerator
 
 dataloader = OmegaConf.create()
 
@@ -28,10 +27,11 @@ dataloader.train = L(build_detection_train_loader)(
             L(ColorJitter)(strength=0.4, lighting=0.1, image_format="${...image_format}"),
             L(T.RandomFlip)(horizontal=True),
         ],
-        image_format="BGR",
-        target_generator=L(CornerTargetGenerator)(num_classes=80),
-        size_divisibility=128,
-        padding="bottom_right",
+        image_format="${model.input_format}",
+        target_generator="${model.target_generator}",
+        # Of whole cells at least: the model extends targets to the canvas that its backbone needs.
+        size_divisibility="${model.target_generator.stride}",
+        padding="${model.padding}",
     ),
     total_batch_size=49,
     num_workers=4,
@@ -42,7 +42,7 @@ dataloader.test = L(build_detection_test_loader)(
     mapper=L(DatasetMapper)(
         is_train=False,
         augmentations=[],  # at the original resolution
-        image_format="${...train.mapper.image_format}",
+        image_format="${model.input_format}",
     ),
     num_workers=4,
 )

@@ -26,7 +26,6 @@ model = L(CornerNet)(
     pool_width=128,
     norm="${.backbone.norm}",
     criterion=L(CornerCriterion)(
-        convention="default",
         alpha=2.0,
         beta=4.0,
         pull_weight=0.1,
@@ -36,7 +35,13 @@ model = L(CornerNet)(
         embedding_images=5.0,
     ),
     target_generator=L(CornerTargetGenerator)(
-        num_classes="${..num_classes}", min_overlap=0.7, formula="exact"
+        num_classes="${..num_classes}",
+        stride=4,
+        min_overlap=0.7,
+        formula="exact",
+        fixed_radius=None,
+        gaussian=True,
+        clip="canvas",
     ),
     inference=L(InferenceWithTTA)(
         inference=L(CornerInference)(
