@@ -116,12 +116,19 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.CORNERNET.CROP.SIZE = [511, 511]  # (height, width), pixels [P] sec. 4.1
     cfg.INPUT.CORNERNET.CROP.BORDER = 128  # least distance of crop centre to image border, pixels
     cfg.INPUT.CORNERNET.CROP.SCALES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
-    cfg.INPUT.CORNERNET.CROP.FILL = "black"  # outside the image: "black" [R] or "mean" (PIXEL_MEAN)
+    # Outside the image: "black" [R], or "mean": PIXEL_MEAN, filled in once the colours are changed,
+    # so that it is 0 after normalising (mmdet).
+    cfg.INPUT.CORNERNET.CROP.FILL = "black"
+    # Drop objects whose centre is outside the crop, and draw again a crop that would hold none
+    # (mmdet); False keeps what is left of them [R].
+    cfg.INPUT.CORNERNET.CROP.CENTER_INSIDE = False
     # An object of which the crop leaves less than this part of its area is neither positive nor
     # negative; 0 keeps whatever is left [R].
     cfg.INPUT.CORNERNET.CROP.MIN_VISIBLE = 0.0
     cfg.INPUT.CORNERNET.COLOR_JITTER = 0.4  # brightness, contrast, saturation: factor 1 +- this [R]
     cfg.INPUT.CORNERNET.LIGHTING = 0.1  # std of the PCA colour shift [R]
+    # SSD's changes of brightness, contrast, saturation, hue and order of channels (mmdet).
+    cfg.INPUT.CORNERNET.PHOTOMETRIC_DISTORTION = False
     # A mirrored x is width - 1 - x [R] rather than width - x [D2].
     cfg.INPUT.CORNERNET.PIXEL_FLIP = False
     # Boxes marked "iscrowd" or "ignore": "ignore" makes their cells neither positive nor negative,

@@ -1,4 +1,4 @@
-"""The paper's training augmentations as Detectron2 ``Augmentation``s.
+"""The paper's crop and mirror as Detectron2 ``Augmentation``s; colours are in colors.py.
 
 An ``Augmentation`` draws from ``numpy.random``, as Detectron2's own do, so its worker seeds and
 random states apply. What was drawn is passed to a ``Transform``, which is deterministic: give a
@@ -13,18 +13,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from detectron2.data import transforms as T
-
-# Principal components of ImageNet's colours (Krizhevsky et al. 2012, section 4.1), one row per
-# channel in B, G, R order, and their standard deviations, for pixels in 0..1.
-COLOR_EIGENVECTORS = np.array(
-    [
-        [-0.58752847, -0.69563484, 0.41340352],
-        [-0.5832747, 0.00994535, -0.81221408],
-        [-0.56089297, 0.71832671, 0.41158938],
-    ]
-)
-COLOR_EIGENVALUES = np.array([0.2141788, 0.01817699, 0.00341571])
-GREY_WEIGHTS = np.array([0.114, 0.587, 0.299])  # of B, G, R (ITU-R BT.601)
 
 
 def contiguous(image: np.ndarray) -> np.ndarray:
@@ -42,7 +30,10 @@ class ScaleCropTransform(T.Transform):
         crop_size: size of the window, pixels of the input. Of an odd side the window covers one
             pixel less, as in the authors' code; the last row or column is fill.
         output_size: size of the output, pixels.
-        fill: value outside the image, a number or one per channel.
+        fill: value outside the image, a number or one per channel. With a fraction, the output
+            is float32.
+        patch: ``x0 y0 x1 y1``, pixels of the input: boxes whose centre does not lie inside come
+            out empty, which drops them. None keeps all.
     """
 
     def __init__(
@@ -51,14 +42,18 @@ class ScaleCropTransform(T.Transform):
         crop_size: Sequence[int],
         output_size: Sequence[int],
         fill: float | Sequence[float] = 0,
+        patch: Sequence[int] | None = None,
     ):
         super().__init__()
+        self.patch = patch
         self.center = tuple(map(int, center))
         self.crop_size = tuple(map(int, crop_size))
         self.output_size = tuple(map(int, output_size))
         self.fill = fill
 
     def _crop(self, image: np.ndarray, fill: float | Sequence[float], interp: int) -> np.ndarray:
+        if image.dtype == np.uint8 and np.any(np.mod(fill, 1)):
+            image = image.astype(np.float32)
         inside, onto = [], []
         for position, side, limit in zip(self.center[::-1], self.crop_size, image.shape):
             low, high = max(position - side // 2, 0), min(position + side // 2, limit)
@@ -85,6 +80,19 @@ class ScaleCropTransform(T.Transform):
         scale = [out / side for out, side in zip(self.output_size, self.crop_size)][::-1]
         return (coords + shift) * scale
 
+    def apply_box(self, box: np.ndarray) -> np.ndarray:
+        output = super().apply_box(box)
+        outside = ~self.holds_center(box)
+        output[outside, 2:] = output[outside, :2]
+        return output
+
+    def holds_center(self, boxes: np.ndarray) -> np.ndarray:
+        """(M,) bool, which of the boxes (M, 4), pixels of the input, are kept."""
+        if self.patch is None:
+            return np.ones(len(boxes), bool)
+        center = (boxes[:, :2] + boxes[:, 2:]) / 2
+        return ((center > self.patch[:2]) & (center < self.patch[2:])).all(axis=1)
+
 
 class RandomScaleCrop(T.Augmentation):
     """Crop of ``size`` times one of ``scales`` around a random point, resized to ``size``.
@@ -92,9 +100,18 @@ class RandomScaleCrop(T.Augmentation):
     The point keeps ``border`` pixels of distance from the image's borders; where the image is too
     small for that, the distance is halved until it fits.
 
+    Args:
+        size: (height, width) of the output, pixels.
+        scales: to draw from.
+        border, fill: pixels; see :class:`ScaleCropTransform`.
+        center_inside: drop objects whose centre is not in the crop, and draw a crop that holds no
+            centre of the image's objects again: TRIES points, then another scale, as often at most.
+
     Raises:
         ValueError: no scale, or one that leaves less than two pixels.
     """
+
+    TRIES = 50
 
     def __init__(
         self,
@@ -102,6 +119,7 @@ class RandomScaleCrop(T.Augmentation):
         scales: Sequence[float],
         border: int = 128,
         fill: float | Sequence[float] = 0,
+        center_inside: bool = False,
     ):
         super().__init__()
         if len(size) != 2 or not len(scales) or min(size) * min(scales) < 2:
@@ -111,15 +129,32 @@ class RandomScaleCrop(T.Augmentation):
             )
         self._init(locals())
 
-    def get_transform(self, image: np.ndarray) -> ScaleCropTransform:
-        scale = np.random.choice(self.scales)
-        height, width = image.shape[:2]
+    def get_transform(
+        self, image: np.ndarray, boxes: np.ndarray | None = None
+    ) -> ScaleCropTransform:
+        for _ in range(self.TRIES):
+            scale = np.random.choice(self.scales)
+            for _ in range(self.TRIES):
+                crop = self._draw_point(image.shape[:2], scale)
+                if boxes is None or not len(boxes) or crop.holds_center(boxes).any():
+                    return crop
+        return crop
+
+    def _draw_point(self, image_size: Sequence[int], scale: float) -> ScaleCropTransform:
+        height, width = image_size
         x, y = (
             np.random.randint(low, side - low)
             for side, low in ((side, self.least_distance(side)) for side in (width, height))
         )
         crop_size = [int(side * scale) for side in self.size]
-        return ScaleCropTransform((x, y), crop_size, self.size, self.fill)
+        patch = None
+        if self.center_inside:
+            (top, bottom), (left, right) = (
+                (max(point - side // 2, 0), min(point + side // 2, limit))
+                for point, side, limit in zip((y, x), crop_size, image_size)
+            )
+            patch = (left, top, right, bottom)
+        return ScaleCropTransform((x, y), crop_size, self.size, self.fill, patch)
 
     def least_distance(self, side: int) -> int:
         """Pixels that the point keeps from both ends of a side of that many pixels."""
@@ -148,96 +183,3 @@ class RandomPixelFlip(T.RandomFlip):
         if isinstance(transform, T.HFlipTransform):
             return PixelFlipTransform(transform.width)
         return transform
-
-
-class ColorTransform(T.Transform):
-    """Linear change of colour, ``matrix @ pixel + bias``; the result is float32 and not clipped.
-
-    Args:
-        matrix: (3, 3).
-        bias: (3,), in 0..255.
-    """
-
-    ROWS = 64  # converted at once, so that what lies between uint8 and result stays in the cache
-
-    def __init__(self, matrix: np.ndarray, bias: np.ndarray):
-        super().__init__()
-        self.matrix = np.column_stack([matrix, bias]).astype(np.float32)
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        img, output = contiguous(img), np.empty(img.shape, np.float32)
-        for row in range(0, len(img), self.ROWS):
-            rows = slice(row, row + self.ROWS)
-            output[rows] = cv2.transform(img[rows].astype(np.float32), self.matrix)
-        return output
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        return coords
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return segmentation
-
-    def apply_box(self, box: np.ndarray) -> np.ndarray:
-        return box
-
-    def inverse(self) -> T.Transform:
-        return T.NoOpTransform()
-
-
-class ColorJitter(T.Augmentation):
-    """Brightness, contrast and saturation in random order, then a shift along the colours' axes.
-
-    Args:
-        strength: in [0, 1]; each of the three changes by a factor in 1 +- ``strength``.
-        lighting: standard deviation of the draws that the principal components are multiplied
-            by, ("PCA lighting").
-        image_format: "BGR" or "RGB".
-    """
-
-    STEPS = ("brightness", "contrast", "saturation")
-
-    def __init__(self, strength: float = 0.4, lighting: float = 0.1, image_format: str = "BGR"):
-        super().__init__()
-        if image_format not in ("BGR", "RGB"):
-            raise ValueError(
-                "INPUT.CORNERNET.COLOR_JITTER and LIGHTING need INPUT.FORMAT BGR or RGB, got "
-                f"{image_format}; set both to 0 for others"
-            )
-        self._init(locals())
-
-    def get_transform(self, image: np.ndarray) -> ColorTransform:
-        order = np.random.permutation(self.STEPS)
-        factors = np.random.uniform(1 - self.strength, 1 + self.strength, len(order))
-        alpha = np.random.normal(scale=self.lighting, size=3)
-        return self.transform(image, order, factors, alpha)
-
-    def transform(
-        self,
-        image: np.ndarray,
-        order: Sequence[str],
-        factors: Sequence[float],
-        alpha: Sequence[float] = (0, 0, 0),
-    ) -> ColorTransform:
-        """The transform for given draws.
-
-        All steps are linear in the pixel and its grey value, so their product is one matrix. The
-        grey values are those of the image before any step.
-
-        Args:
-            image: HWC, before any step.
-            order: names from ``STEPS``.
-            factors: of each of them.
-            alpha: what each principal component is multiplied by.
-        """
-        channels = slice(None, None, 1 if self.image_format == "BGR" else -1)
-        grey = GREY_WEIGHTS[channels]
-        mean = grey @ cv2.mean(contiguous(image))[:3]
-        matrix, bias = np.eye(3), np.zeros(3)
-        for name, factor in zip(order, factors):
-            matrix, bias = matrix * factor, bias * factor
-            if name == "contrast":
-                bias = bias + (1 - factor) * mean
-            elif name == "saturation":
-                matrix = matrix + (1 - factor) * grey
-        shift = 255 * COLOR_EIGENVECTORS @ (COLOR_EIGENVALUES * alpha)
-        return ColorTransform(matrix, bias + shift[channels])

@@ -15,7 +15,8 @@ from torch.utils.data import get_worker_info
 from ..canvas import Canvas
 from ..targets import CornerTargetGenerator
 from .annotations import boxes_xyxy, is_ignored
-from .augmentation import ColorJitter, RandomPixelFlip, RandomScaleCrop, contiguous
+from .augmentation import RandomPixelFlip, RandomScaleCrop, contiguous
+from .colors import ColorJitter, PhotometricDistortion
 from .reading import read_image
 from .validation import annotation_problems
 
@@ -27,8 +28,9 @@ class CornerNetDatasetMapper(DatasetMapper):
 
     In training the output dict has the keys of the dataset dict without "annotations", and
 
-    * "image": (3, H, W) in 0..255, in ``INPUT.FORMAT``: uint8, or float16 after a colour
-      augmentation, whose result is not clipped (float32 would double what workers hand over);
+    * "image": (3, H, W) in 0..255, in ``INPUT.FORMAT``: uint8, or after a colour augmentation,
+      whose result is not clipped, float16 (float32 would double what workers hand over; only
+      where the fill has to stay the mean exactly it is used all the same);
     * "instances": Instances with gt_boxes (xyxy, pixels of "image") and gt_classes;
     * "ignored": the same of boxes that are neither positive nor negative, if there are any;
     * "corner_targets": :class:`~cornernet_d2.targets.CornerTargets` on the canvas that the model
@@ -46,6 +48,7 @@ class CornerNetDatasetMapper(DatasetMapper):
         crowd: what boxes marked "iscrowd" or "ignore" are: "ignore", "positive" or "drop".
         min_visible: objects of which less than this part of the area is left in the image are
             ignored.
+        float_type: of images that an augmentation has made floating point.
 
     Raises:
         ValueError: an argument outside its range; when called, an image or annotation that cannot
@@ -64,6 +67,7 @@ class CornerNetDatasetMapper(DatasetMapper):
         padding: str = "bottom_right",
         crowd: str = "ignore",
         min_visible: float = 0.0,
+        float_type: torch.dtype = torch.float16,
     ):
         super().__init__(is_train, augmentations=augmentations, image_format=image_format)
         if crowd not in CROWD_MODES:
@@ -75,6 +79,7 @@ class CornerNetDatasetMapper(DatasetMapper):
         self.padding = padding
         self.crowd = crowd
         self.min_visible = min_visible
+        self.float_type = float_type
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -96,6 +101,7 @@ class CornerNetDatasetMapper(DatasetMapper):
             "padding": head.PADDING,
             "crowd": cfg.INPUT.CORNERNET.CROWD,
             "min_visible": cfg.INPUT.CORNERNET.CROP.MIN_VISIBLE,
+            "float_type": torch.float32 if _fills_with_mean(cfg) else torch.float16,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -105,32 +111,39 @@ class CornerNetDatasetMapper(DatasetMapper):
         dataset_dict.setdefault("height", image.shape[0])
         dataset_dict.setdefault("width", image.shape[1])
 
-        aug_input = T.AugInput(image)
-        transforms = self.augmentations(aug_input)
-        dataset_dict["image"] = _image_tensor(aug_input.image)
+        annotations = self._annotations(dataset_dict) if self.is_train else []
+        aug_input = T.AugInput(image, boxes=boxes_xyxy(annotations))
+        self.augmentations(aug_input)
+        dataset_dict["image"] = _image_tensor(aug_input.image, self.float_type)
         if self.is_train:
-            self._transform_annotations(dataset_dict, transforms, aug_input.image.shape[:2])
+            size = aug_input.image.shape[:2]
+            self._add_truth(dataset_dict, annotations, aug_input.boxes, size)
         dataset_dict.pop("annotations", None)
         dataset_dict.pop("sem_seg_file_name", None)
         return dataset_dict
 
-    def _transform_annotations(
-        self, dataset_dict: dict, transforms: T.TransformList, image_shape: tuple[int, int]
-    ) -> None:
-        """Add "instances", "ignored" and "corner_targets"."""
+    def _annotations(self, dataset_dict: dict) -> list[dict]:
         faults = annotation_problems(dataset_dict, self.target_generator.num_classes)
         fatal = [str(fault) for fault in faults if fault.fatal]
         if fatal:
             raise ValueError("\n".join(fatal))
-        annotations = dataset_dict["annotations"]
+        keep_all = self.crowd != "drop"
+        return [obj for obj in dataset_dict["annotations"] if keep_all or not is_ignored(obj)]
+
+    def _add_truth(
+        self,
+        dataset_dict: dict,
+        annotations: Sequence[dict],
+        boxes: np.ndarray,
+        image_shape: tuple[int, int],
+    ) -> None:
+        """Add "instances", "ignored" and "corner_targets" for boxes (M, 4), augmented."""
         height, width = image_shape
-        boxes = transforms.apply_box(boxes_xyxy(annotations))
         visible = boxes.clip(0, [width, height, width, height])
         ignored = _area(visible) < self.min_visible * _area(boxes)
-        marked = np.array([is_ignored(obj) for obj in annotations], bool)
         if self.crowd == "ignore":
-            ignored |= marked
-        kept = ~ignored & ~marked if self.crowd == "drop" else ~ignored
+            ignored |= np.array([is_ignored(obj) for obj in annotations], bool)
+        kept = ~ignored
 
         classes = np.array([obj["category_id"] for obj in annotations], np.int64)
         instances = _instances(visible[kept], classes[kept], image_shape)
@@ -148,11 +161,11 @@ class CornerNetDatasetMapper(DatasetMapper):
         )
 
 
-def _image_tensor(image: np.ndarray) -> torch.Tensor:
-    """(3, H, W), contiguous as Detectron2's mapper has it, of (H, W, 3); floats as float16."""
+def _image_tensor(image: np.ndarray, float_type: torch.dtype) -> torch.Tensor:
+    """(3, H, W), contiguous as Detectron2's mapper has it, of (H, W, 3)."""
     # Detectron2's resizing returns read-only memory, which torch warns of.
     pixels = torch.from_numpy(np.require(contiguous(image), requirements="W"))
-    dtype = torch.float16 if pixels.is_floating_point() else pixels.dtype
+    dtype = float_type if pixels.is_floating_point() else pixels.dtype
     output = torch.empty((pixels.shape[2], *pixels.shape[:2]), dtype=dtype)
     if get_worker_info() is not None:
         output.share_memory_()  # the queue would copy it there
@@ -172,25 +185,34 @@ def train_augmentations(
 ) -> list[T.Augmentation]:
     """Detectron2's training augmentations with those of ``INPUT.CORNERNET`` put in.
 
-    The scale crop takes the place of the resizing; flips come last, as views until the image
-    becomes a tensor.
+    The scale crop takes the place of the resizing. Colours are changed after it, unless it fills
+    with the mean, which is to stay the mean. Flips come last, as views until the image becomes a
+    tensor.
     """
     settings, crop = cfg.INPUT.CORNERNET, cfg.INPUT.CORNERNET.CROP
     fills = {"black": 0, "mean": list(cfg.MODEL.PIXEL_MEAN)}
     if crop.FILL not in fills:
         raise ValueError(f"INPUT.CORNERNET.CROP.FILL must be one of {list(fills)}, got {crop.FILL}")
-    result, flips = [], []
+    moves, flips, colors = [], [], []
     for augmentation in augmentations:
         if isinstance(augmentation, T.RandomFlip):
             pixel = settings.PIXEL_FLIP and augmentation.horizontal
             flips.append(RandomPixelFlip(augmentation.prob) if pixel else augmentation)
         elif crop.ENABLED and isinstance(augmentation, T.ResizeShortestEdge):
-            result.append(RandomScaleCrop(crop.SIZE, crop.SCALES, crop.BORDER, fills[crop.FILL]))
+            fill = fills[crop.FILL]
+            options = (crop.SIZE, crop.SCALES, crop.BORDER, fill, crop.CENTER_INSIDE)
+            moves.append(RandomScaleCrop(*options))
         else:
-            result.append(augmentation)
+            moves.append(augmentation)
     if settings.COLOR_JITTER > 0 or settings.LIGHTING > 0:
-        result.append(ColorJitter(settings.COLOR_JITTER, settings.LIGHTING, cfg.INPUT.FORMAT))
-    return result + flips
+        colors.append(ColorJitter(settings.COLOR_JITTER, settings.LIGHTING, cfg.INPUT.FORMAT))
+    if settings.PHOTOMETRIC_DISTORTION:
+        colors.append(PhotometricDistortion(cfg.INPUT.FORMAT))
+    return (colors + moves if _fills_with_mean(cfg) else moves + colors) + flips
+
+
+def _fills_with_mean(cfg: CfgNode) -> bool:
+    return cfg.INPUT.CORNERNET.CROP.ENABLED and cfg.INPUT.CORNERNET.CROP.FILL == "mean"
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from cornernet_d2 import add_cornernet_config
 from cornernet_d2.data import CornerNetDatasetMapper
-from cornernet_d2.data.augmentation import COLOR_EIGENVALUES, COLOR_EIGENVECTORS
+from cornernet_d2.data.colors import COLOR_EIGENVALUES, COLOR_EIGENVECTORS
 from cornernet_d2.targets import CornerTargets, draw_heatmaps
 
 SIZE, CLASSES, MAP, MAX_OBJECTS = 511, 80, 128, 128  # of the published training config

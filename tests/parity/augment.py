@@ -5,14 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from cornernet_d2 import model_zoo
-from cornernet_d2.data.augmentation import (
-    COLOR_EIGENVALUES,
-    COLOR_EIGENVECTORS,
-    ColorJitter,
-    PixelFlipTransform,
-    RandomScaleCrop,
-    ScaleCropTransform,
-)
+from cornernet_d2.data.augmentation import PixelFlipTransform, RandomScaleCrop, ScaleCropTransform
+from cornernet_d2.data.colors import COLOR_EIGENVALUES, COLOR_EIGENVECTORS, ColorJitter
 from cornernet_d2.targets import CornerTargetGenerator
 
 from .check import Case, Check, guarded
