@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,9 +21,10 @@ from detectron2.structures import BoxMode
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from cornernet_d2 import add_cornernet_config
+from cornernet_d2 import add_cornernet_config, model_zoo
 from cornernet_d2.canvas import Canvas
 from cornernet_d2.data import CornerNetDatasetMapper
+from cornernet_d2.engine import CornerNetTrainer
 from cornernet_d2.targets import CornerTargetGenerator
 
 
@@ -325,3 +327,51 @@ def test_lvis_dicts_keep_what_the_evaluator_needs(without_augmentation, example)
     example.update(not_exhaustive_category_ids=[1], neg_category_ids=[2])
     output = CornerNetDatasetMapper(without_augmentation, is_train=True)(example)
     assert output["not_exhaustive_category_ids"] == [1] and output["neg_category_ids"] == [2]
+
+
+def test_the_test_loader_reads_as_training_does(cfg, coco_name, tmp_path):
+    """Detectron2's reader gives 16-bit greys as white."""
+    deep = np.random.RandomState(0).randint(0, 2**16, (40, 50)).astype(np.uint16)
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), deep)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    for batch in CornerNetTrainer.build_test_loader(cfg, coco_name):
+        np.testing.assert_array_equal(batch[0]["image"], [deep >> 8] * 3)
+
+
+def test_mmdet_fill_is_the_mean_whatever_the_colours(example):
+    cfg = model_zoo.get_config("CornerNet-HG104-mmdet")
+    cfg.MODEL.CORNERNET.NUM_CLASSES = 3
+    mapper = CornerNetDatasetMapper(cfg, is_train=True)
+    names = [type(a).__name__ for a in mapper.augmentations.augs]
+    assert names == ["PhotometricDistortion", "RandomScaleCrop", "RandomFlip"]
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    canvas = Canvas.fit([(511, 511)], 128, 4, "center_mean", training=True)
+    seed_all_rng(0)
+    for _ in range(5):  # the image is far smaller than the crop
+        output = mapper(example)
+        assert output["image"].dtype == torch.float32
+        pixels = canvas.paste([output["image"]], mean, std)[0]
+        assert (pixels[:, [0, 0, -1, -1], [0, -1, 0, -1]] == 0).all() and pixels.std() > 0.1
+        assert len(output["instances"]) and "ignored" not in output
+
+
+@pytest.mark.parametrize("center_inside", [False, True])
+def test_objects_whose_centre_is_cut_off(cfg, example, center_inside):
+    cfg.INPUT.CORNERNET.CROP.CENTER_INSIDE = center_inside
+    cfg.INPUT.CORNERNET.CROP.SIZE = [40, 40]
+    cfg.INPUT.CORNERNET.CROP.SCALES = [1.0]
+    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.INPUT.CORNERNET.CROWD = "drop"
+    mapper = CornerNetDatasetMapper(cfg, is_train=True)
+    seed_all_rng(0)
+    counts = [len(mapper(example)["instances"]) for _ in range(150)]
+    # Both objects are in sight of some crops; their centres, 60 pixels apart, are not.
+    assert set(counts) == ({1} if center_inside else {1, 2})
+
+
+def test_sizes_may_be_missing(cfg, example):
+    del example["height"], example["width"]
+    for is_train in (True, False):
+        output = CornerNetDatasetMapper(cfg, is_train=is_train)(example)
+        assert (output["height"], output["width"]) == (80, 120)

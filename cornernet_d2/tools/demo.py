@@ -19,11 +19,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.data.catalog import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 
+from cornernet_d2.data.reading import read_file
 from cornernet_d2.predictor import build_predictor, class_names, load_config
 from cornernet_d2.tools import check_output
 from cornernet_d2.visualize import draw_instances
@@ -101,9 +101,9 @@ def run_images(args: argparse.Namespace) -> None:
     unreadable = []
     for index, image in enumerate(images):
         try:
-            picture = read_image(str(image), "BGR")
-        except OSError as error:
-            unreadable.append(f"{image} ({error})")
+            picture = read_file(str(image), "BGR")
+        except ValueError as error:
+            unreadable.append(str(error))
             continue
         start = time.perf_counter()
         found = _confident(predictor(picture)["instances"], args.confidence_threshold)
@@ -116,7 +116,7 @@ def run_images(args: argparse.Namespace) -> None:
         elif _show(drawn, wait=0):
             break
     if unreadable:
-        raise ValueError(f"cannot be read as images: {', '.join(unreadable)}")
+        raise ValueError("; ".join(unreadable))
 
 
 def _confident(instances: Instances, threshold: float) -> Instances:

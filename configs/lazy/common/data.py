@@ -2,7 +2,6 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.data import (
-    DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -12,7 +11,8 @@ from detectron2.evaluation import COCOEvaluator
 from omegaconf import OmegaConf
 
 from cornernet_d2.data import CornerNetDatasetMapper
-from cornernet_d2.data.augmentation import ColorJitter, RandomScaleCrop
+from cornernet_d2.data.augmentation import RandomScaleCrop
+from cornernet_d2.data.colors import ColorJitter
 
 dataloader = OmegaConf.create()
 
@@ -39,7 +39,7 @@ dataloader.train = L(build_detection_train_loader)(
 
 dataloader.test = L(build_detection_test_loader)(
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
-    mapper=L(DatasetMapper)(
+    mapper=L(CornerNetDatasetMapper)(
         is_train=False,
         augmentations=[],  # at the original resolution
         image_format="${model.input_format}",
