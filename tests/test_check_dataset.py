@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,9 +105,38 @@ def test_class_count_of_the_config_is_checked(make_set, capsys):
     assert "has 2 classes (cat, dog), the model 80" in capsys.readouterr().out
 
 
-def test_set_without_objects_has_no_ceiling(make_set, capsys):
-    assert check_dataset.main(make_set([[], []])) == 0
-    assert "AP nan" in capsys.readouterr().out
+def test_set_without_objects_is_refused(make_set, capsys):
+    assert check_dataset.main(make_set([[], []])) == 1
+    assert "set0.json: 'annotations' is empty" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', None])
+def test_no_coco_file_is_one_line(tmp_path, content, capsys):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_text(content)
+    assert check_dataset.main(["--annotations", str(path)]) == 1
+    output = capsys.readouterr().out.splitlines()
+    assert sum("a.json" in line for line in output[1:]) == 1
+
+
+def test_what_is_put_right_on_loading_is_said(make_set, capsys):
+    arguments = make_set([[(10, 10, 40, 50, 1, 0), (60, 20, 90, 100, 2, 0)]])
+    path = Path(arguments[1])
+    data = json.loads(path.read_text())
+    for i, obj in enumerate(data["annotations"]):
+        obj["id"] = i
+        del obj["area"], obj["iscrowd"]
+    path.write_text(json.dumps(data))
+    assert check_dataset.main(arguments) == 0
+    output = capsys.readouterr().out
+    for note in ("COCO's evaluation takes 0 for no match", "have no number as area", "no iscrowd"):
+        assert f"{path}: " in output and note in output
+
+
+def test_unknown_names_are_one_line():
+    with pytest.raises(SystemExit, match="check_dataset: no dataset 'nowhere' is registered"):
+        check_dataset.main(["nowhere"])
 
 
 def test_needs_a_set():

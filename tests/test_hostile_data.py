@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import struct
 import zlib
 
@@ -19,8 +20,9 @@ from PIL import Image
 
 from cornernet_d2.data import CornerNetDatasetMapper
 from cornernet_d2.data.annotations import boxes_xyxy
-from cornernet_d2.data.augmentation import ColorJitter, RandomScaleCrop
-from cornernet_d2.data.reading import read_image
+from cornernet_d2.data.augmentation import RandomScaleCrop
+from cornernet_d2.data.colors import ColorJitter
+from cornernet_d2.data.reading import image_size, read_file, read_image
 from cornernet_d2.data.validation import (
     annotation_problems,
     dataset_problems,
@@ -193,26 +195,53 @@ def test_box_modes_may_be_mixed():
 
 
 def test_class_count_must_match(photo):
+    good = record(photo, annotations=[annotation([1, 1, 20, 20])])
     for names in (["a", "b"], ["a", "b", "c", "d"]):
         with pytest.raises(ValueError, match=f"{len(names)} classes.*NUM_CLASSES {len(names)}"):
-            validate_dataset([record(photo)], CLASSES, names)
-    validate_dataset([record(photo)], CLASSES, ["a", "b", "c"])
+            validate_dataset([good], CLASSES, names)
+    validate_dataset([good], CLASSES, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="2 classes are named 'a'"):
+        validate_dataset([good], CLASSES, ["a", "b", "a"])
+
+
+def problems_of(*dicts, **options):
+    return [str(p) for p in dataset_problems(dicts, CLASSES, **options)]
 
 
 def test_missing_files_duplicate_ids_and_absent_annotations(photo, tmp_path):
-    other = record(tmp_path / "gone.jpg")
-    unlabelled = {"file_name": str(photo), "image_id": 1}
-    flat = record(photo, image_id=2, width=0, height=5)
-    texts = [str(p) for p in dataset_problems([record(photo), other, unlabelled, flat], CLASSES)]
-    assert len(texts) == 4
-    assert "gone.jpg (image id 42): its id is also that of" in texts[0]
-    assert "gone.jpg (image id 42): there is no such file" in texts[1]
-    assert "(image id 1) has no 'annotations'" in texts[2]
-    assert "(image id 2): width or height below 1" in texts[3]
+    good = record(photo, annotations=[annotation([1, 1, 20, 20])])
+    unlabelled = {"file_name": str(photo), "image_id": 42}
+    for bad, message in (
+        (record(tmp_path / "gone.jpg"), "gone.jpg (image id 42): its id is also that of"),
+        (record(tmp_path / "gone.jpg", image_id=1), "gone.jpg (image id 1): there is no such file"),
+        (record(photo, image_id=1), "photo.jpg (image id 1): its file is also that of image id 42"),
+        (unlabelled, "(image id 42) has no 'annotations'"),
+        (record(photo, width=0, height=5), "(image id 42): width or height below 1"),
+        (
+            record(photo, width="64", height=48),
+            "(image id 42): width or height below 1 or no number",
+        ),
+    ):
+        texts = problems_of(good, bad)
+        assert message in texts[0] and len(texts) <= 2
     # The same image twice is a way to weight it.
-    validate_dataset([record(photo), record(photo)], CLASSES)
+    validate_dataset([good, good], CLASSES)
     with pytest.raises(ValueError, match="has no 'annotations'"):
         make_mapper()(unlabelled)
+
+
+def test_nothing_to_learn_is_refused(photo):
+    for dicts, message in (([], "has no image"), ([record(photo)], "has no object in any image")):
+        with pytest.raises(ValueError, match=message):
+            validate_dataset(dicts, CLASSES)
+
+
+def test_boxes_that_are_there_twice_are_named_and_trained(photo, caplog):
+    objects = [annotation([1, 1, 20, 20]), annotation([1, 1, 20, 20], 1)]
+    validate_dataset([record(photo, annotations=objects)], CLASSES)
+    assert not caplog.text
+    validate_dataset([record(photo, annotations=[*objects, objects[0]])], CLASSES)
+    assert "(image id 42), annotation 2: same box and class as annotation 0" in caplog.text
 
 
 def test_long_lists_are_cut_short(photo):
@@ -221,12 +250,60 @@ def test_long_lists_are_cut_short(photo):
         validate_dataset([bad], CLASSES)
 
 
-def test_reading_every_image_finds_the_damaged_one(photo, tmp_path):
-    (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:-500])
-    dicts = [record(photo, image_id=1), record(tmp_path / "cut.jpg", image_id=2)]
-    validate_dataset(dicts, CLASSES)
-    with pytest.raises(ValueError, match=r"cut.jpg \(image id 2\)"):
-        validate_dataset(dicts, CLASSES, read_images=True)
+def test_sizes_are_compared_with_the_files(photo, tmp_path):
+    good = record(photo, annotations=[annotation([1, 1, 20, 20])], width=64, height=48)
+    wrong = record(tmp_path / "other.jpg", image_id=1, width=64, height=49)
+    (tmp_path / "other.jpg").write_bytes(photo.read_bytes())
+    assert problems_of(good, wrong) == []
+    (text,) = problems_of(good, wrong, check_sizes=True)
+    assert "other.jpg (image id 1) is 64x48 pixels, but the dataset says 64x49" in text
+    with pytest.raises(ValueError, match="other.jpg"):  # a sample is read before each training
+        validate_dataset([good, wrong], CLASSES)
+
+
+@pytest.mark.parametrize("orientation, size", [(1, (48, 64)), (3, (48, 64)), (6, (64, 48))])
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_size_without_decoding(tmp_path, orientation, size, ending):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(smooth()).save(tmp_path / f"a.{ending}", exif=exif)
+    example = record(tmp_path / f"a.{ending}")
+    assert image_size(example) == size == read_image(example, "BGR").shape[:2]
+    assert image_size({**example, "height": 1, "width": 2}) == (1, 2)
+
+
+def damaged(ending: str) -> bytes:
+    """A file with its beginning and end, but zeros in its middle."""
+    noise = np.random.RandomState(0).randint(0, 256, (200, 200, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, ending)
+    data = bytearray(buffer.getvalue())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    return bytes(data)
+
+
+def test_damage_in_the_middle_of_a_png_is_refused(tmp_path):
+    (tmp_path / "hurt.png").write_bytes(damaged("PNG"))
+    with pytest.raises(ValueError, match=r"cannot read .*hurt.png \(image id 42\)"):
+        train_on(tmp_path / "hurt.png")
+
+
+def test_damage_in_the_middle_of_a_jpeg_is_found_by_decoding_strictly(photo, tmp_path, capfd):
+    path = tmp_path / "hurt.jpg"
+    path.write_bytes(damaged("JPEG"))
+    assert read_image(record(path), "BGR").shape == (200, 200, 3)
+    with pytest.raises(ValueError, match=r"cannot read .*hurt.jpg \(image id 42\): .*Corrupt JPEG"):
+        read_image(record(path), "BGR", strict=True)
+    capfd.readouterr()
+    objects = [annotation([1, 1, 20, 20])]
+    dicts = [record(photo, image_id=i, annotations=objects) for i in range(100)]
+    dicts[51] = record(path)
+    found = [str(p) for p in dataset_problems(dicts, CLASSES, decoded=100) if p.fatal]
+    assert len(found) == 1 and "hurt.jpg" in found[0]
+    assert not [p for p in dataset_problems(dicts, CLASSES, decoded=10) if p.fatal]
+    read_image(record(photo), "BGR", strict=True)
+    os.write(2, b"stderr is back")
+    assert capfd.readouterr().err == "stderr is back"
 
 
 # ---- images ------------------------------------------------------------------------------------
@@ -348,21 +425,30 @@ def test_grey_and_palette_and_alpha_and_cmyk_images(tmp_path):
         assert train_on(tmp_path / name).isfinite().all()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_images_keep_their_greys(tmp_path, channels):
+@pytest.mark.parametrize("name, channels", [("a.png", 1), ("a.png", 3), ("a.tif", 1), ("a.pgm", 1)])
+def test_16_bit_images_keep_their_greys_wherever_they_are_read(tmp_path, name, channels):
     eight = smooth(channels=channels)
-    path = tmp_path / "deep.png"
+    path = tmp_path / name
     cv2.imwrite(str(path), eight.astype(np.uint16) * 256 + 77)
-    image = read_image(record(path), "BGR")
-    assert image.dtype == np.uint8
-    np.testing.assert_allclose(image, np.broadcast_to(eight, image.shape), atol=1)
+    test_mapper = CornerNetDatasetMapper(False, augmentations=[])
+    for image in (
+        read_image(record(path), "BGR"),
+        read_file(str(path), "BGR"),  # as the demo does
+        make_mapper([])(record(path))["image"].numpy().transpose(1, 2, 0),
+        test_mapper(record(path))["image"].numpy().transpose(1, 2, 0),
+    ):
+        assert image.dtype == np.uint8
+        np.testing.assert_allclose(image, np.broadcast_to(eight, image.shape), atol=1)
 
 
-def test_pixels_without_known_range_are_refused(tmp_path):
-    path = tmp_path / "float.tif"
-    Image.fromarray(np.random.rand(9, 9).astype(np.float32)).save(path)
-    with pytest.raises(ValueError, match=r"float.tif \(image id 42\).*no known range; save 8 bits"):
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_without_known_range_are_refused(tmp_path, kind):
+    path = tmp_path / "deep.tif"
+    Image.fromarray((np.random.rand(9, 9) * 999).astype(kind)).save(path)
+    with pytest.raises(ValueError, match=r"deep.tif \(image id 42\).*no known range; save 8 bits"):
         train_on(path)
+    with pytest.raises(ValueError, match=r"cannot read .*deep.tif: .*no known range; save 8 bits$"):
+        read_file(str(path), "BGR")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)])

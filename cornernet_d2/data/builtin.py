@@ -1,4 +1,4 @@
-"""Names of the data sets that the shipped configs train on.
+"""Names of the datasets that the shipped configs train on.
 
 Their files are found as Detectron2 finds its own: under ``$DETECTRON2_DATASETS``, by default
 ``./datasets``. Registering reads nothing; a missing file is reported when the name is used.

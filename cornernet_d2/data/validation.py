@@ -5,15 +5,18 @@ They run once over Detectron2's dataset dicts and name file, image id, annotatio
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import numbers
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
 
 from .annotations import boxes_xyxy
-from .reading import describe_image, read_image
+from .reading import describe_image, image_size, read_image
 
 SHOWN = 10  # problems listed in one message
+SAMPLED = 32  # images decoded before a training
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +100,12 @@ def _class_problems(image: str, annotations: Sequence[Mapping], num_classes: int
 
 
 def dataset_problems(
-    dataset_dicts: Iterable[Mapping],
+    dataset_dicts: Sequence[Mapping],
     num_classes: int,
     thing_classes: Sequence[str] | None = None,
-    read_images: bool = False,
+    *,
+    decoded: int = 0,
+    check_sizes: bool = False,
     image_format: str = "BGR",
 ) -> Iterator[Problem]:
     """Every fault of a dataset, in its order.
@@ -109,43 +114,77 @@ def dataset_problems(
         dataset_dicts: in Detectron2's format.
         num_classes: classes of the model, ``MODEL.CORNERNET.NUM_CLASSES``.
         thing_classes: names of the dataset's classes, if known.
-        read_images: decode every image as well; minutes for a large set.
+        decoded: so many images, spread evenly, are decoded as well, and refused if damaged.
+        check_sizes: compare width and height with the header of every file.
         image_format: ``INPUT.FORMAT``.
     """
-    if thing_classes is not None and len(thing_classes) != num_classes:
-        shown = ", ".join(thing_classes[:5]) + (", ..." if len(thing_classes) > 5 else "")
-        yield Problem(
-            f"the dataset has {len(thing_classes)} classes ({shown}), "
-            f"the model {num_classes}; set MODEL.CORNERNET.NUM_CLASSES {len(thing_classes)}"
-        )
+    yield from _name_problems(thing_classes, num_classes)
+    if not any(d.get("annotations") for d in dataset_dicts):
+        what = "no image" if not len(dataset_dicts) else "no object in any image"
+        yield Problem(f"the dataset has {what}; there is nothing to learn")
+    step = max(1, -(-len(dataset_dicts) // decoded)) if decoded else 0
     files: dict = {}
-    for dataset_dict in dataset_dicts:
+    ids: dict = {}
+    for i, dataset_dict in enumerate(dataset_dicts):
         image = describe_image(dataset_dict)
         file_name, image_id = dataset_dict.get("file_name"), dataset_dict.get("image_id")
         if files.setdefault(image_id, file_name) != file_name:
-            # Of two data sets together they mean nothing; of one, its evaluation will mix them up.
+            # Of two datasets together they mean nothing; of one, its evaluation will mix them up.
             text = f"{image}: its id is also that of {files[image_id]}; give it another"
             yield Problem(text, fatal=False)
-        if min(dataset_dict.get("width", 1), dataset_dict.get("height", 1)) < 1:
-            yield Problem(f"{image}: width or height below 1; correct them in the dataset")
+        if ids.setdefault(file_name, image_id) != image_id:
+            text = f"{image}: its file is also that of image id {ids[file_name]}; list it once"
+            yield Problem(text, fatal=False)
+        sizes = [dataset_dict.get(side, 1) for side in ("width", "height")]
+        if not all(isinstance(size, numbers.Real) and size >= 1 for size in sizes):
+            yield Problem(f"{image}: width or height below 1 or no number; correct the dataset")
+            continue
         if not file_name or not PathManager.isfile(file_name):
             yield Problem(
                 f"{image}: there is no such file; correct the image folder or restore the file"
             )
-        elif read_images:
+        else:
             try:
-                read_image(dataset_dict, image_format)
+                if step and i % step == 0:
+                    read_image(dataset_dict, image_format, strict=True)
+                elif check_sizes:
+                    image_size(dataset_dict, check=True)
             except ValueError as error:
                 yield Problem(str(error))
         yield from annotation_problems(dataset_dict, num_classes)
+        yield from _repeated_boxes(image, dataset_dict.get("annotations", ()))
+
+
+def _name_problems(names: Sequence[str] | None, num_classes: int) -> Iterator[Problem]:
+    if names is None:
+        return
+    if len(names) != num_classes:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        yield Problem(
+            f"the dataset has {len(names)} classes ({shown}), the model {num_classes}; set "
+            f"MODEL.CORNERNET.NUM_CLASSES {len(names)}"
+        )
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield Problem(f"{count} classes are named {name!r}; merge or rename them")
+
+
+def _repeated_boxes(image: str, annotations: Sequence[Mapping]) -> Iterator[Problem]:
+    first: dict = {}
+    for i, obj in enumerate(annotations):
+        box = repr((obj.get("bbox"), obj.get("bbox_mode"), obj.get("category_id")))
+        if first.setdefault(box, i) != i:
+            text = f"{image}, annotation {i}: same box and class as annotation {first[box]}"
+            yield Problem(f"{text}; remove one", fatal=False)
 
 
 def validate_dataset(
-    dataset_dicts: Iterable[Mapping],
+    dataset_dicts: Sequence[Mapping],
     num_classes: int,
     thing_classes: Sequence[str] | None = None,
     name: str = "the dataset",
-    read_images: bool = False,
+    *,
+    decoded: int = SAMPLED,
     image_format: str = "BGR",
 ) -> None:
     """Refuse a dataset with a fatal fault, and log the faults that training can do without.
@@ -155,9 +194,14 @@ def validate_dataset(
     Raises:
         ValueError: naming the first faults; ``tools.check_dataset`` lists all.
     """
-    problems = list(
-        dataset_problems(dataset_dicts, num_classes, thing_classes, read_images, image_format)
+    problems = dataset_problems(
+        dataset_dicts, num_classes, thing_classes, decoded=decoded, image_format=image_format
     )
+    refuse_fatal(list(problems), name)
+
+
+def refuse_fatal(problems: Sequence[Problem], name: str) -> None:
+    """Raise ValueError with the first fatal faults of a dataset, or log those that are not."""
     fatal = [problem for problem in problems if problem.fatal]
     if fatal:
         raise ValueError(f"{name} cannot be trained on:\n" + _listed(fatal))

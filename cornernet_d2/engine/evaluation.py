@@ -1,5 +1,6 @@
 """The evaluator of a dataset, by the ``evaluator_type`` in its metadata."""
 
+import logging
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ from detectron2.evaluation import (
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
 )
+
+from ..data.coco import repair
 
 
 def build_evaluator(
@@ -30,13 +33,19 @@ def build_evaluator(
         return PascalVOCDetectionEvaluator(dataset_name)
     if evaluator_type == "lvis":
         return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_folder)
-    return COCOEvaluator(
+    evaluator = COCOEvaluator(
         dataset_name,
         tasks=("bbox",),
         output_dir=output_folder,
         max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         use_fast_impl=_has_compiled_detectron2(),
     )
+    truth = evaluator._coco_api
+    notes = repair(truth.dataset)
+    if notes:
+        truth.createIndex()
+        logging.getLogger(__name__).warning("%s: %s", dataset_name, "; ".join(notes))
+    return evaluator
 
 
 def _has_compiled_detectron2() -> bool:

@@ -25,6 +25,8 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils import data as torchdata
 
+from ..data.coco import check_files
+from ..data.reading import image_size
 from ..data.validation import validate_dataset
 
 Example = dict[str, Any]
@@ -220,6 +222,8 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Example], Example]) -> Tr
             f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}: too few for {comm.get_world_size()} "
             f"processes with SOLVER.GRADIENT_ACCUMULATION {solver.GRADIENT_ACCUMULATION}."
         )
+    if comm.is_main_process():
+        check_files(cfg.DATASETS.TRAIN)
     dataset = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
@@ -230,7 +234,8 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Example], Example]) -> Tr
     groups = None
     # A crop has one shape, whatever the image's.
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not cfg.INPUT.CORNERNET.CROP.ENABLED:
-        groups = [int(d["width"] > d["height"]) for d in dataset]
+        sizes = (image_size(d) for d in dataset)
+        groups = [int(width > height) for height, width in sizes]
     return TrainLoader(
         dataset,
         mapper,

@@ -1,4 +1,4 @@
-"""Report on a data set before hours are spent on it.
+"""Report on a dataset before hours are spent on it.
 
     python -m cornernet_d2.tools.check_dataset NAME ... [--config-file FILE] [--opts KEY VALUE ...]
     python -m cornernet_d2.tools.check_dataset --annotations FILE.json --image-root FOLDER
@@ -27,68 +27,82 @@ from pycocotools.cocoeval import COCOeval
 from ..canvas import Canvas
 from ..data import CornerNetDatasetMapper
 from ..data.annotations import boxes_xyxy, is_ignored
-from ..data.reading import read_image
-from ..data.validation import dataset_problems
+from ..data.coco import load_dataset
+from ..data.reading import image_size
+from ..data.validation import Problem, dataset_problems
 from ..modeling.decode import decode_corners
 from ..predictor import load_config
 from ..targets import CornerTargets
 
 LISTED = 20  # classes and problems printed of each kind
+DECODED = 2000  # images read without being asked to: less than half a minute
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    cfg = load_config(args.config_file or "CornerNet-HG104", args.opts)
-    names = args.names or list(cfg.DATASETS.TRAIN if args.config_file else ())
-    if args.annotations:
-        register_coco_instances(args.annotations, {}, args.annotations, args.image_root)
-        names = [args.annotations]
-    if not names:
-        raise SystemExit("name a registered data set, or give --annotations and --image-root")
-    return max(_report(name, cfg, args) for name in names)
+    try:
+        cfg = load_config(args.config_file or "CornerNet-HG104", args.opts)
+        names = args.names or list(cfg.DATASETS.TRAIN if args.config_file else ())
+        if args.annotations:
+            names = [args.annotations]
+            for catalog in (DatasetCatalog, MetadataCatalog):
+                catalog.pop(args.annotations, None)
+            register_coco_instances(args.annotations, {}, args.annotations, args.image_root)
+        if not names:
+            raise ValueError("name a registered dataset, or give --annotations and --image-root")
+        return max(_report(name, cfg, args) for name in names)
+    except ValueError as error:
+        raise SystemExit(f"check_dataset: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="registered data sets")
-    parser.add_argument("--annotations", help="COCO json of a data set that is not registered")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="registered datasets")
+    parser.add_argument("--annotations", help="COCO json of a dataset that is not registered")
     parser.add_argument("--image-root", default="", help="folder of the json's images")
     parser.add_argument("--config-file", help="default: CornerNet-HG104 for any classes")
-    parser.add_argument("--read-images", action="store_true", help="decode every image as well")
+    parser.add_argument(
+        "--read-images", action="store_true", help=f"decode every image, not only {DECODED:,}"
+    )
     parser.add_argument("--max-images", type=int, default=1000, help="images for the ceiling")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys")
     return parser
 
 
 def _report(name: str, cfg: CfgNode, args: argparse.Namespace) -> int:
-    dicts = DatasetCatalog.get(name)
+    dicts, problems = load_dataset(name)
     classes = MetadataCatalog.get(name).get("thing_classes")
     cfg = cfg.clone()
     if not args.config_file and classes and "MODEL.CORNERNET.NUM_CLASSES" not in args.opts:
         cfg.MODEL.CORNERNET.NUM_CLASSES = len(classes)
-    problems = list(
-        dataset_problems(
-            dicts, cfg.MODEL.CORNERNET.NUM_CLASSES, classes, args.read_images, cfg.INPUT.FORMAT
+    if not any(problem.fatal for problem in problems):
+        problems += dataset_problems(
+            dicts,
+            cfg.MODEL.CORNERNET.NUM_CLASSES,
+            classes,
+            decoded=len(dicts) if args.read_images else DECODED,
+            check_sizes=True,
+            image_format=cfg.INPUT.FORMAT,
         )
-    )
-    fatal = [problem for problem in problems if problem.fatal]
-    print(f"== {name}: {len(dicts)} images ==")
-    for title, found in (
-        ("cannot be trained on", fatal),
-        ("can be trained on, but", [problem for problem in problems if not problem.fatal]),
-    ):
+    _print_problems(name, len(dicts), problems)
+    if any(problem.fatal for problem in problems):
+        return 1
+    print_contents(dicts, classes or [str(i) for i in range(cfg.MODEL.CORNERNET.NUM_CLASSES)])
+    print_ceiling(dicts, cfg, args.max_images)
+    return 0
+
+
+def _print_problems(name: str, images: int, problems: Sequence[Problem]) -> None:
+    print(f"== {name}: {images} images ==" if images else f"== {name} ==")
+    for title, fatal in (("cannot be trained on", True), ("can be trained on, but", False)):
+        found = [problem for problem in problems if problem.fatal == fatal]
         print(f"{title}: {len(found)} problems")
         for problem in found[:LISTED]:
             print(f"  {problem}")
         if len(found) > LISTED:
             print(f"  and {len(found) - LISTED} more")
-    if fatal:
-        return 1
-    print_contents(dicts, classes or [str(i) for i in range(cfg.MODEL.CORNERNET.NUM_CLASSES)])
-    print_ceiling(dicts, cfg, args.max_images)
-    return 0
 
 
 def print_contents(dicts: Sequence[Mapping], classes: Sequence[str]) -> None:
@@ -131,7 +145,7 @@ def print_ceiling(dicts: Sequence[Mapping], cfg: CfgNode, max_images: int) -> No
         objects = [obj for obj in d["annotations"] if not is_ignored(obj)]
         boxes = boxes_xyxy(objects)
         categories = np.array([obj["category_id"] for obj in objects], np.int64)
-        size = _image_size(d, mapper)
+        size = image_size(d)
         canvas = Canvas.fit([size], mapper.size_divisibility, stride, mapper.padding)
         targets = mapper.target_generator.on_canvas(
             canvas, 0, torch.from_numpy(boxes), torch.from_numpy(categories)
@@ -216,12 +230,6 @@ def _coco(image_id: int, category: int, box: np.ndarray, **rest: float) -> dict:
     area = (x1 - x0) * (y1 - y0)
     bbox = [x0, y0, x1 - x0, y1 - y0]
     return dict(image_id=image_id, category_id=int(category), bbox=bbox, area=area, **rest)
-
-
-def _image_size(dataset_dict: Mapping, mapper: CornerNetDatasetMapper) -> tuple[int, int]:
-    if "height" not in dataset_dict or "width" not in dataset_dict:
-        return read_image(dataset_dict, mapper.image_format).shape[:2]
-    return dataset_dict["height"], dataset_dict["width"]
 
 
 def _sharing(cells: torch.Tensor) -> int:
