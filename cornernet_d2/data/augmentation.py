@@ -50,9 +50,10 @@ class ScaleCropTransform(T.Transform):
         self.crop_size = tuple(map(int, crop_size))
         self.output_size = tuple(map(int, output_size))
         self.fill = fill
+        self.fill_is_fraction = bool(np.mod(fill, 1).any()) if fill else False
 
     def _crop(self, image: np.ndarray, fill: float | Sequence[float], interp: int) -> np.ndarray:
-        if image.dtype == np.uint8 and np.any(np.mod(fill, 1)):
+        if fill is self.fill and self.fill_is_fraction and image.dtype == np.uint8:
             image = image.astype(np.float32)
         inside, onto = [], []
         for position, side, limit in zip(self.center[::-1], self.crop_size, image.shape):
@@ -82,14 +83,13 @@ class ScaleCropTransform(T.Transform):
 
     def apply_box(self, box: np.ndarray) -> np.ndarray:
         output = super().apply_box(box)
-        outside = ~self.holds_center(box)
-        output[outside, 2:] = output[outside, :2]
+        if self.patch is not None:
+            outside = ~self.holds_center(box)
+            output[outside, 2:] = output[outside, :2]
         return output
 
     def holds_center(self, boxes: np.ndarray) -> np.ndarray:
-        """(M,) bool, which of the boxes (M, 4), pixels of the input, are kept."""
-        if self.patch is None:
-            return np.ones(len(boxes), bool)
+        """(M,) bool, which boxes (M, 4), pixels of the input, have their centre in the patch."""
         center = (boxes[:, :2] + boxes[:, 2:]) / 2
         return ((center > self.patch[:2]) & (center < self.patch[2:])).all(axis=1)
 
@@ -136,7 +136,9 @@ class RandomScaleCrop(T.Augmentation):
             scale = np.random.choice(self.scales)
             for _ in range(self.TRIES):
                 crop = self._draw_point(image.shape[:2], scale)
-                if boxes is None or not len(boxes) or crop.holds_center(boxes).any():
+                if not self.center_inside or boxes is None or not len(boxes):
+                    return crop
+                if crop.holds_center(boxes).any():
                     return crop
         return crop
 

@@ -14,11 +14,11 @@ from torch.utils.data import get_worker_info
 
 from ..canvas import Canvas
 from ..targets import CornerTargetGenerator
-from .annotations import boxes_xyxy, is_ignored
+from .annotations import is_ignored
 from .augmentation import RandomPixelFlip, RandomScaleCrop, contiguous
 from .colors import ColorJitter, PhotometricDistortion
 from .reading import read_image
-from .validation import annotation_problems
+from .validation import checked_boxes
 
 CROWD_MODES = ("ignore", "positive", "drop")
 
@@ -111,8 +111,8 @@ class CornerNetDatasetMapper(DatasetMapper):
         dataset_dict.setdefault("height", image.shape[0])
         dataset_dict.setdefault("width", image.shape[1])
 
-        annotations = self._annotations(dataset_dict) if self.is_train else []
-        aug_input = T.AugInput(image, boxes=boxes_xyxy(annotations))
+        annotations, boxes = self._truth(dataset_dict) if self.is_train else ([], None)
+        aug_input = T.AugInput(image, boxes=boxes)
         self.augmentations(aug_input)
         dataset_dict["image"] = _image_tensor(aug_input.image, self.float_type)
         if self.is_train:
@@ -122,13 +122,14 @@ class CornerNetDatasetMapper(DatasetMapper):
         dataset_dict.pop("sem_seg_file_name", None)
         return dataset_dict
 
-    def _annotations(self, dataset_dict: dict) -> list[dict]:
-        faults = annotation_problems(dataset_dict, self.target_generator.num_classes)
-        fatal = [str(fault) for fault in faults if fault.fatal]
-        if fatal:
-            raise ValueError("\n".join(fatal))
-        keep_all = self.crowd != "drop"
-        return [obj for obj in dataset_dict["annotations"] if keep_all or not is_ignored(obj)]
+    def _truth(self, dataset_dict: dict) -> tuple[list[dict], np.ndarray]:
+        """Annotations and their boxes (M, 4), without those that ``crowd`` drops."""
+        boxes = checked_boxes(dataset_dict, self.target_generator.num_classes)
+        annotations = dataset_dict["annotations"]
+        if self.crowd != "drop":
+            return annotations, boxes
+        kept = [i for i, obj in enumerate(annotations) if not is_ignored(obj)]
+        return [annotations[i] for i in kept], boxes[kept]
 
     def _add_truth(
         self,
@@ -144,7 +145,6 @@ class CornerNetDatasetMapper(DatasetMapper):
         if self.crowd == "ignore":
             ignored |= np.array([is_ignored(obj) for obj in annotations], bool)
         kept = ~ignored
-
         classes = np.array([obj["category_id"] for obj in annotations], np.int64)
         instances = _instances(visible[kept], classes[kept], image_shape)
         dataset_dict["instances"] = instances

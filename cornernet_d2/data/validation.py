@@ -43,14 +43,33 @@ def annotation_problems(dataset_dict: Mapping, num_classes: int) -> list[Problem
     Fatal: no annotations at all, no box, NaN or infinity, reversed corners, a class id outside
     [0, ``num_classes``). Left out of training: boxes without area or outside the image.
     """
-    image = describe_image(dataset_dict)
+    return _inspect(dataset_dict, num_classes)[0]
+
+
+def checked_boxes(dataset_dict: Mapping, num_classes: int) -> np.ndarray:
+    """(M, 4) float64 ``x0 y0 x1 y1`` in pixels of an image's annotations.
+
+    Raises:
+        ValueError: with what :func:`annotation_problems` finds fatal.
+    """
+    problems, boxes = _inspect(dataset_dict, num_classes)
+    fatal = [str(problem) for problem in problems if problem.fatal]
+    if fatal:
+        raise ValueError("\n".join(fatal))
+    return boxes
+
+
+def _inspect(dataset_dict: Mapping, num_classes: int) -> tuple[list[Problem], np.ndarray]:
+    """Problems, and boxes (M, 4), none where they cannot be read."""
+    image, none = describe_image(dataset_dict), np.empty((0, 4))
     if "annotations" not in dataset_dict:
-        return [Problem(f"{image} has no 'annotations'; give an empty list if it shows no object")]
+        text = f"{image} has no 'annotations'; give an empty list if it shows no object"
+        return [Problem(text)], none
     annotations = dataset_dict["annotations"]
     try:
         boxes = boxes_xyxy(annotations)
     except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError):
-        return [
+        problems = [
             Problem(
                 f"{image}, annotation {i}: no box of 4 numbers with an absolute bbox_mode in "
                 f"{dict(obj)}; correct or remove it"
@@ -58,6 +77,7 @@ def annotation_problems(dataset_dict: Mapping, num_classes: int) -> list[Problem
             for i, obj in enumerate(annotations)
             if not _has_box(obj)
         ]
+        return problems, none
     problems = _class_problems(image, annotations, num_classes)
     size = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     limits = np.array([dataset_dict.get(key, np.inf) for key in ("width", "height")])
@@ -74,7 +94,7 @@ def annotation_problems(dataset_dict: Mapping, num_classes: int) -> list[Problem
             fault, fatal = "lies outside the image; correct or remove it", False
         text = f"{image}, annotation {i}: box {boxes[i].tolist()} (x0 y0 x1 y1) {fault}"
         problems.append(Problem(text, fatal))
-    return problems
+    return problems, boxes
 
 
 def _has_box(annotation: Mapping) -> bool:
