@@ -105,9 +105,11 @@ def repair(data: dict[str, Any]) -> list[str]:
             "annotation ids are not distinct numbers above 0, and COCO's evaluation takes 0 for no "
             "match: renumbered from 1"
         )
-    without_area = [obj for obj in annotations if not _is_number(obj.get("area"))]
+    without_area = [
+        obj for obj in annotations if not _is_number(obj.get("area")) and _is_box(obj.get("bbox"))
+    ]
     for obj in without_area:
-        obj["area"] = float(obj["bbox"][2]) * float(obj["bbox"][3])
+        obj["area"] = obj["bbox"][2] * obj["bbox"][3]
     if without_area:
         notes.append(f"{len(without_area)} annotations have no number as area: width x height used")
     unmarked = [obj for obj in annotations if obj.get("iscrowd") is None]
@@ -125,7 +127,8 @@ def coco_problems(data: dict[str, Any], json_file: str) -> Iterator[Problem]:
         data: as :func:`read_coco` returns it.
         json_file: for the messages.
     """
-    ids = {key: {i for i in map(_id, data[key]) if i is not None} for key in LISTS}
+    known = ("images", "categories")
+    ids = {key: {i for i in map(_id, data[key]) if i is not None} for key in known}
     checks = {
         "images": _image_faults,
         "categories": _category_faults,
@@ -193,7 +196,7 @@ def _annotation_faults(obj: Mapping, image_ids: Set, class_ids: Set) -> Faults:
             hint = " of the same type (number or text)" if alike else ""
             yield field, f"is {_shown(value)}, which is no {what}'s id{hint}; correct or remove it"
     bbox = obj.get("bbox")
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+    if not _is_box(bbox):
         yield "bbox", f"is {_shown(bbox)}; give x, y, width and height in pixels"
     if obj.get("iscrowd") not in (None, 0, 1):
         yield "iscrowd", f"is {_shown(obj['iscrowd'])}; give 0 or 1"
@@ -231,6 +234,10 @@ def _is_number(value: Any) -> bool:
 
 def _is_whole(value: Any) -> bool:
     return _is_number(value) and value == math.floor(value)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
 def _is_text(value: Any) -> bool:
