@@ -16,7 +16,6 @@
 namespace cornernet_d2 {
 namespace {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // A thread is worth starting for this many elements (at::internal::GRAIN_SIZE).
@@ -109,15 +108,6 @@ void sum_backward_kernel(
   run_pool<LinesBackward<Format>, RowsBackward<Format>>(args.horizontal);
 }
 
-#define CORNERNET_DISPATCH(TENSOR, FUNCTION, ...)                                     \
-  switch ((TENSOR).scalar_type()) {                                                   \
-    case ScalarType::Float: FUNCTION<Float32>(__VA_ARGS__); break;                    \
-    case ScalarType::Double: FUNCTION<Float64>(__VA_ARGS__); break;                   \
-    case ScalarType::Half: FUNCTION<Float16>(__VA_ARGS__); break;                     \
-    case ScalarType::BFloat16: FUNCTION<BFloat16>(__VA_ARGS__); break;                \
-    default: STD_TORCH_CHECK(false, "corner_pool needs a floating-point tensor");     \
-  }
-
 Tensor corner_pool(const Tensor& x, int64_t dim, bool reverse) {
   check_map(x, dim);
   Tensor y = torch::stable::empty_like(x);
@@ -132,8 +122,8 @@ Tensor corner_pool_backward(const Tensor& grad_y, const Tensor& x, int64_t dim, 
   check_same(x, grad_y, "grad");
   Tensor grad_x = torch::stable::empty_like(x);
   if (x.numel() == 0) return grad_x;
-  const auto [grad, key, plan] = plan_backward(grad_x, grad_y, x, dim);
-  CORNERNET_DISPATCH(x, backward_kernel, plan, reverse, grad_x, grad, key);
+  const auto [grad, second, plan] = plan_backward(grad_x, grad_y, x, dim);
+  CORNERNET_DISPATCH(x, backward_kernel, plan, reverse, grad_x, grad, second);
   return grad_x;
 }
 

@@ -1,4 +1,4 @@
-// The ordered-integer view of floating-point values; CPU vectors, CPU scalars and CUDA share it.
+// The ordered-integer view of floating-point values; vectors and scalars share it.
 #pragma once
 
 #include "macros.h"
@@ -18,7 +18,7 @@ constexpr Bits kLowest = std::numeric_limits<Bits>::min();
 // A scan starts at kLowest, which is no value's key.
 // Format supplies Bits (signed), kInfinity, kQuietNaN and the Accumulator type of gradients.
 template <class Format, class V>
-CORNERNET_SHARED V to_key(V bits) {
+CORNERNET_INLINE V to_key(V bits) {
   using Bits = typename Format::Bits;
   constexpr Bits kMagnitude = ~kLowest<Bits>;
   const V magnitude = bits & kMagnitude;
@@ -27,14 +27,14 @@ CORNERNET_SHARED V to_key(V bits) {
 }
 
 template <class Format, class V>
-CORNERNET_SHARED V from_key(V key) {
+CORNERNET_INLINE V from_key(V key) {
   using Bits = typename Format::Bits;
   return key ^ ((key >> (8 * sizeof(Bits) - 1)) & Bits(~kLowest<Bits>));
 }
 
 // For comparisons that decide ties, where -0 (key -1) equals +0 (key 0).
 template <class V>
-CORNERNET_SHARED V merge_zeros(V key) {
+CORNERNET_INLINE V merge_zeros(V key) {
   return key == -1 ? key & 0 : key;
 }
 

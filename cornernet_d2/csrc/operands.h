@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <tuple>
@@ -68,12 +69,22 @@ inline std::tuple<torch::stable::Tensor, torch::stable::Tensor, Plan> plan_backw
     const torch::stable::Tensor& x,
     int64_t dim) {
   const torch::stable::Tensor grad = with_shared_contiguous_dim(grad_y, grad_x);
-  const torch::stable::Tensor key = with_shared_contiguous_dim(x, grad_x);
+  const torch::stable::Tensor second = with_shared_contiguous_dim(x, grad_x);
   const int64_t* sizes = grad_x.sizes().data();
   const int64_t* strides[] = {
-      grad_x.strides().data(), grad.strides().data(), key.strides().data()};
+      grad_x.strides().data(), grad.strides().data(), second.strides().data()};
   const int inner = contiguous_dim(sizes, strides, 3);
-  return {grad, key, make_plan(sizes, strides, 3, static_cast<int>(dim), inner)};
+  return {grad, second, make_plan(sizes, strides, 3, static_cast<int>(dim), inner)};
 }
 
 }  // namespace cornernet_d2
+
+// FUNCTION<type>(...) for the floating-point type of TENSOR, as the caller's namespace defines it.
+#define CORNERNET_DISPATCH(TENSOR, FUNCTION, ...)                                        \
+  switch ((TENSOR).scalar_type()) {                                                      \
+    case torch::headeronly::ScalarType::Float: FUNCTION<Float32>(__VA_ARGS__); break;    \
+    case torch::headeronly::ScalarType::Double: FUNCTION<Float64>(__VA_ARGS__); break;   \
+    case torch::headeronly::ScalarType::Half: FUNCTION<Float16>(__VA_ARGS__); break;     \
+    case torch::headeronly::ScalarType::BFloat16: FUNCTION<BFloat16>(__VA_ARGS__); break; \
+    default: STD_TORCH_CHECK(false, "corner_pool needs a floating-point tensor");        \
+  }

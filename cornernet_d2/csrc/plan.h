@@ -22,10 +22,10 @@ struct Plan {
   int64_t scan_stride[kMaxOperands];
   int64_t outer_stride[3][kMaxOperands];
 
-  CORNERNET_SHARED int64_t outer_count() const { return outer[0] * outer[1] * outer[2]; }
+  CORNERNET_INLINE int64_t outer_count() const { return outer[0] * outer[1] * outer[2]; }
 
   // Element offset of the `index`-th outer slice of operand `operand`.
-  CORNERNET_SHARED int64_t offset(int64_t index, int operand) const {
+  CORNERNET_INLINE int64_t offset(int64_t index, int operand) const {
     const int64_t i2 = index % outer[2];
     const int64_t i1 = index / outer[2] % outer[1];
     const int64_t i0 = index / outer[2] / outer[1];
@@ -69,6 +69,15 @@ inline Plan make_plan(
     for (int i = 0; i < operands; ++i) mergeable = mergeable && strides[i][d] == plan.inner;
     if (mergeable || sizes[d] == 1) {
       plan.inner *= sizes[d];
+      continue;
+    }
+    // Dimensions that the next inner one continues in every operand become one with it.
+    bool continues = used > 0;
+    for (int i = 0; continues && i < operands; ++i) {
+      continues = strides[i][d] == plan.outer[3 - used] * plan.outer_stride[3 - used][i];
+    }
+    if (continues) {
+      plan.outer[3 - used] *= sizes[d];
       continue;
     }
     for (int i = 0; i < operands; ++i) plan.outer_stride[2 - used][i] = strides[i][d];

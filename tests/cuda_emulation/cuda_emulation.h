@@ -189,14 +189,27 @@ T __shfl_down_sync(unsigned, T value, int delta, int width) {
   return emulation::exchange(value, lane % width + delta < width ? lane + delta : lane);
 }
 
-template <class To, class From>
-To bit_cast_value(From value) {
-  To result;
-  static_assert(sizeof(To) == sizeof(From));
-  std::memcpy(&result, &value, sizeof(To));
+inline unsigned __ballot_sync(unsigned, bool value) {
+  unsigned result = 0;
+  for (int lane = 0; lane < emulation::kWarpSize; ++lane) {
+    result |= unsigned(emulation::exchange(value, lane)) << lane;
+  }
   return result;
 }
-inline float __int_as_float(int32_t bits) { return bit_cast_value<float>(bits); }
-inline int32_t __float_as_int(float value) { return bit_cast_value<int32_t>(value); }
-inline double __longlong_as_double(long long bits) { return bit_cast_value<double>(bits); }
-inline long long __double_as_longlong(double value) { return bit_cast_value<long long>(value); }
+inline int __ffs(int value) { return __builtin_ffs(value); }
+// The four bytes of (b, a) that the four digits of `selector` name, as PRMT does.
+inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t both = uint64_t(b) << 32 | a;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= uint32_t(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  }
+  return result;
+}
+
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};

@@ -1,7 +1,8 @@
-// Vertical scans: neighbouring lines lie side by side, a block's warps share the columns' length.
+// Scans across memory: neighbouring lines lie side by side, and a block shares their length.
 //
-// A block is kWarp x `segments` threads. Lane x owns N neighbouring lines (coalesced); warp y owns
-// R consecutive positions of the current tile of segments * R positions.
+// A block is (lanes, segments) threads. Lane x owns N neighbouring lines. Segment y owns kHeld
+// consecutive cells of the current tile of segments * kHeld cells: an array [kHeld] of packs is
+// (cells in scan order, lines). One tile covers lines up to kMaxSegments * kHeld = 512 cells.
 #pragma once
 
 #include "common.cuh"
@@ -9,275 +10,193 @@
 namespace cornernet_d2 {
 namespace gpu {
 
+constexpr int kHeld = 8;
+constexpr int kMaxSegments = 64;
+constexpr int kColumnThreads = 256;
+
+// The lines of a thread: where they begin in every operand, and whether there are any for it.
+template <class T, int N, int Operands>
 struct Lines {
-  int64_t unit;  // group of N lines, over all outer slices
+  const Args<T>& args;
+  int64_t offset[Operands] = {};
   bool active;
 
-  template <int N>
-  __device__ static Lines of(const Plan& plan) {
-    const int64_t unit = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
-    const bool active = unit < plan.outer_count() * (plan.inner / N);
-    return {active ? unit : 0, active};
-  }
-  template <int N>
-  __device__ int64_t offset(const Plan& plan, int operand) const {
-    const int64_t per_slice = plan.inner / N;
-    return plan.offset(unit / per_slice, operand) + unit % per_slice * N;
-  }
-};
-
-// A thread's place on its lines within one tile.
-struct Segment {
-  int64_t first;  // scan position
-  int64_t scan;
-  bool active, reverse;
-
-  __device__ bool inside(int r) const { return active && first + r < scan; }
-  __device__ int64_t position(int r) const {
-    return reverse ? scan - 1 - first - r : first + r;
-  }
-};
-
-// Keys of the segment's positions; kLowest outside the map.
-template <class F, int N, int R, class Bits>
-__device__ __forceinline__ void load_keys(
-    Pack<Bits, N> (&key)[R], const Segment& segment, const Bits* x, int64_t stride) {
+  __device__ __forceinline__ explicit Lines(const Args<T>& args) : args(args) {
+    const uint32_t in_slice = static_cast<uint32_t>(args.plan.inner / N);
+    const uint32_t group = blockIdx.x * blockDim.x + threadIdx.x, slice = group / in_slice;
 #pragma unroll
-  for (int r = 0; r < R; ++r) {
-    const bool inside = segment.inside(r);
-    if (inside) key[r] = load<N>(x + segment.position(r) * stride);
+    for (int i = 0; i < Operands; ++i) {
+      offset[i] = static_cast<int64_t>(group - slice * in_slice) * N;
+    }
+    active = locate<2>(args.plan, slice, offset);
+  }
+  // The cells from scan position `first` on.
+  template <class P>
+  __device__ __forceinline__ Path<P> path(P* operand, int i, int first) const {
+    const int64_t stride = args.plan.scan_stride[i];
+    const int64_t cell = args.reverse ? args.plan.scan - 1 - first : first;
+    return {operand + offset[i] + cell * stride, args.reverse ? -stride : stride};
+  }
+};
+
+// `carry` and the maxima of the segments [begin, end), each as its thread published it.
+template <class T, int N>
+__device__ __forceinline__ Pack<T, N> fold_maxima(
+    const Pack<T, N>* totals, int begin, int end, Pack<T, N> carry) {
+  for (int s = begin; s < end; ++s) {
+    carry = maximum(carry, totals[s * blockDim.x + threadIdx.x]);
+  }
+  return carry;
+}
+
+// y = pool(x), or y += pool(x) if Add.
+template <class T, int N, bool Add>
+__global__ void __launch_bounds__(kColumnThreads) columns_forward(const Args<T> args) {
+  __shared__ Pack<T, N> totals[kColumnThreads];
+  const Lines<T, N, 2> lines(args);
+  const int scan = static_cast<int>(args.plan.scan), tile = blockDim.y * kHeld;
+  Pack<T, N> carry = filled<T, N>(-INFINITY);
+  for (int start = 0; start < scan; start += tile) {
+    const int first = start + threadIdx.y * kHeld, count = lines.active ? scan - first : 0;
+    const Path<T> out = lines.path(args.out, 0, first);
+    Pack<T, N> value[kHeld], addend[kHeld];
+    load(value, lines.path(args.in, 1, first), count, -INFINITY);
+    if constexpr (Add) load(addend, Path<const T>{out.at, out.step}, count, 0);
+#pragma unroll
+    for (int r = 1; r < kHeld; ++r) value[r] = maximum(value[r], value[r - 1]);
+    totals[threadIdx.y * blockDim.x + threadIdx.x] = value[kHeld - 1];
+    __syncthreads();
+    const Pack<T, N> before = fold_maxima(totals, 0, threadIdx.y, carry);
+    if (start + tile < scan) {
+      carry = fold_maxima(totals, threadIdx.y, blockDim.y, before);
+      __syncthreads();  // the next tile overwrites `totals`
+    }
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) {
+      value[r] = maximum(value[r], before);
+      if constexpr (Add) value[r] = plus(value[r], addend[r]);
+    }
+    store(out, count, value);
+  }
+}
+
+// The maximum of all cells before `start`, for lines of more than one tile: they are read again.
+template <class T, int N>
+__device__ __forceinline__ Pack<T, N> maximum_before(
+    int start, Path<const T> x, bool active, Pack<T, N>* totals) {
+  Pack<T, N> total = filled<T, N>(-INFINITY);
+  for (int cell = threadIdx.y; active && cell < start; cell += blockDim.y) {
+    total = maximum(total, load<N>(x.at + cell * x.step));
+  }
+  totals[threadIdx.y * blockDim.x + threadIdx.x] = total;
+  __syncthreads();
+  total = fold_maxima(totals, 0, blockDim.y, filled<T, N>(-INFINITY));
+  __syncthreads();
+  return total;
+}
+
+// Marks the cells that exceed everything before them: the starts, which collect gradients.
+// Bit n * kHeld + r is cell r of line n.
+template <class T, int N>
+__device__ __forceinline__ Bits<N * kHeld> find_starts(
+    const Pack<T, N> (&x)[kHeld], const Pack<T, N>& before, bool first) {
+  Bits<N * kHeld> starts;
+  Wide<T, N> largest = widen(before);
+#pragma unroll
+  for (int r = 0; r < kHeld; ++r) {
+    const Wide<T, N> value = widen(x[r]);
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      key[r].value[n] = inside ? Bits(to_key<F>(key[r].value[n])) : kLowest<Bits>;
+      const bool start = exceeds(value.word[n], largest.word[n]);
+      starts.set(n * kHeld + r, r == 0 ? start || first : start);
+    }
+    largest = maximum(largest, value);
+  }
+  return starts;
+}
+
+// What a segment passes on to those before it: the gradient of its cells before the first start,
+// and, as bit n of `closed`, whether line n has a start, beyond which nothing flows.
+template <class T, int N>
+struct Heads {
+  Wide<T, N> sum[kColumnThreads];
+  uint32_t closed[kColumnThreads];
+
+  __device__ __forceinline__ void publish(
+      const Bits<N * kHeld>& starts, const Pack<T, N> (&grad)[kHeld]) {
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+    Wide<T, N> head = {};
+#pragma unroll
+    for (int r = kHeld - 1; r >= 0; --r) {
+      head = plus(head, widen(grad[r]));
+#pragma unroll
+      for (int n = 0; n < N; ++n) head.word[n] = starts[n * kHeld + r] ? 0 : head.word[n];
+    }
+    uint32_t lines = 0;
+#pragma unroll
+    for (int n = 0; n < N; ++n) lines |= uint32_t(starts.any(n * kHeld, kHeld)) << n;
+    sum[thread] = head;
+    closed[thread] = lines;
+  }
+  // Carries what flows into segment `last` through the segments last, last - 1, ..., first.
+  __device__ __forceinline__ void flow(int last, int first, Wide<T, N>& carry) const {
+    for (int s = last; s >= first; --s) {
+      const int thread = s * blockDim.x + threadIdx.x;
+      const uint32_t lines = closed[thread];
+#pragma unroll
+      for (int n = 0; n < N; ++n) carry.word[n] = lines >> n & 1 ? 0 : carry.word[n];
+      carry = plus(sum[thread], carry);
     }
   }
-}
-
-template <class F, int N, int R, class Bits>
-__device__ __forceinline__ void load_grads(
-    typename F::Sum (&grad)[R][N], const Segment& segment, const Bits* grad_y, int64_t stride) {
-#pragma unroll
-  for (int r = 0; r < R; ++r) {
-    Pack<Bits, N> pack{};
-    if (segment.inside(r)) pack = load<N>(grad_y + segment.position(r) * stride);
-#pragma unroll
-    for (int n = 0; n < N; ++n) grad[r][n] = F::widen(pack.value[n]);
-  }
-}
-
-template <class F, int N, int R, class Bits>
-__device__ __forceinline__ void store_grads(
-    const typename F::Sum (&grad)[R][N], const Segment& segment, Bits* grad_x, int64_t stride) {
-#pragma unroll
-  for (int r = 0; r < R; ++r) {
-    Pack<Bits, N> pack;
-#pragma unroll
-    for (int n = 0; n < N; ++n) pack.value[n] = F::narrow(grad[r][n]);
-    if (segment.inside(r)) store<N>(grad_x + segment.position(r) * stride, pack);
-  }
-}
-
-// Publishes a segment's maxima and returns, in `before`, the maxima of all that precedes it;
-// `carry` moves from the maxima before the tile to those after it.
-template <int N, int Segments, class Bits>
-__device__ __forceinline__ void exchange_maxima(
-    Bits (&totals)[Segments][N][kWarp], const Bits (&total)[N], Bits (&before)[N],
-    Bits (&carry)[N]) {
-  for (int n = 0; n < N; ++n) totals[threadIdx.y][n][threadIdx.x] = total[n];
-  __syncthreads();
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    before[n] = carry[n];
-    for (int s = 0; s < static_cast<int>(blockDim.y); ++s) {
-      const Bits other = totals[s][n][threadIdx.x];
-      if (s < static_cast<int>(threadIdx.y)) before[n] = larger(before[n], other);
-      carry[n] = larger(carry[n], other);
-    }
-  }
-  __syncthreads();
-}
-
-template <class F, int N>
-__global__ void __launch_bounds__(kWarp* kMaxSegments)
-    columns_forward(const Args<typename F::Bits> args) {
-  using Bits = typename F::Bits;
-  constexpr int R = kHeldForward<N>;
-  __shared__ Bits totals[kMaxSegments][N][kWarp];
-  const Plan& plan = args.plan;
-  const Lines lines = Lines::of<N>(plan);
-  Bits* y = args.out + lines.offset<N>(plan, 0);
-  const Bits* x = args.in + lines.offset<N>(plan, 1);
-  Bits carry[N], before[N], total[N];
-  for (int n = 0; n < N; ++n) carry[n] = kLowest<Bits>;
-
-  for (int64_t tile = 0; tile < plan.scan; tile += blockDim.y * R) {
-    const Segment segment{tile + threadIdx.y * R, plan.scan, lines.active, args.reverse};
-    Pack<Bits, N> key[R];
-    load_keys<F, N>(key, segment, x, plan.scan_stride[1]);
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-#pragma unroll
-      for (int r = 1; r < R; ++r) {
-        key[r].value[n] = larger(key[r].value[n], key[r - 1].value[n]);
-      }
-      total[n] = key[R - 1].value[n];
-    }
-    exchange_maxima<N>(totals, total, before, carry);
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        key[r].value[n] = from_key<F>(larger(before[n], key[r].value[n]));
-      }
-      if (segment.inside(r)) store<N>(y + segment.position(r) * plan.scan_stride[0], key[r]);
-    }
-  }
-}
-
-// What the warps of a tile tell each other about their positions of one line.
-template <class F, int N>
-struct Exchange {
-  typename F::Bits totals[kBackwardSegments<N>][N][kWarp];
-  typename F::Sum head[kBackwardSegments<N>][N][kWarp];  // gradient before the segment's first start
-  typename F::Sum tail[kBackwardSegments<N>][N][kWarp];  // gradient from the segment's last start on
-  int16_t start[kBackwardSegments<N>][N][kWarp];         // tile position of that last start, or -1
 };
 
-// Bit r: position r is a start, that is, it exceeds everything before it in the scan.
-template <class F, int N, int R, int Segments, class Bits>
-__device__ __forceinline__ void find_starts(
-    uint32_t (&starts)[N], Pack<Bits, N> (&key)[R], Bits (&totals)[Segments][N][kWarp],
-    Bits (&carry)[N]) {
-  Bits total[N], before[N];
+// Replaces gradients by what each cell collects; `sum` comes in from the cells after the segment.
+template <class T, int N>
+__device__ __forceinline__ void collect(
+    const Bits<N * kHeld>& starts, Wide<T, N> sum, Pack<T, N> (&grad)[kHeld]) {
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-    total[n] = kLowest<Bits>;
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      key[r].value[n] = merge_zeros(key[r].value[n]);
-      total[n] = larger(total[n], key[r].value[n]);
-    }
-  }
-  exchange_maxima<N>(totals, total, before, carry);
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    starts[n] = 0;
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      starts[n] |= uint32_t(key[r].value[n] > before[n]) << r;
-      before[n] = larger(before[n], key[r].value[n]);
-    }
-  }
-}
-
-// Publishes head, tail and last start of the segment, for every line of the thread.
-template <class F, int N, int R>
-__device__ __forceinline__ void publish_runs(
-    Exchange<F, N>& shared, const uint32_t (&starts)[N], const typename F::Sum (&grad)[R][N]) {
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    typename F::Sum head = 0, tail = 0;
-    int last = -1;
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      if (starts[n] >> r & 1) {
-        if (last < 0) head = tail;
-        last = threadIdx.y * R + r;
-        tail = 0;
-      }
-      tail += grad[r][n];
-    }
-    shared.head[threadIdx.y][n][threadIdx.x] = last < 0 ? tail : head;
-    shared.tail[threadIdx.y][n][threadIdx.x] = tail;
-    shared.start[threadIdx.y][n][threadIdx.x] = static_cast<int16_t>(last);
-  }
-  __syncthreads();
-}
-
-// Replaces the gradients by what each position collects within this tile.
-template <class F, int N, int R>
-__device__ __forceinline__ void collect_runs(
-    const Exchange<F, N>& shared, const uint32_t (&starts)[N], typename F::Sum (&grad)[R][N]) {
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    typename F::Sum sum = 0;  // of later segments' positions that belong to this one's last start
-    for (int s = threadIdx.y + 1; s < static_cast<int>(blockDim.y); ++s) {
-      sum += shared.head[s][n][threadIdx.x];
-      if (shared.start[s][n][threadIdx.x] >= 0) break;
-    }
-#pragma unroll
-    for (int r = R - 1; r >= 0; --r) {
-      const bool start = starts[n] >> r & 1;
-      sum += grad[r][n];
-      grad[r][n] = start ? sum : typename F::Sum(0);
-      sum = start ? typename F::Sum(0) : sum;
-    }
-  }
-}
-
-// The run of positions that shares a line's maximum when a tile ends.
-template <class F>
-struct Run {
-  int64_t start = -1;  // scan position that collects its gradient
-  typename F::Sum sum = 0;
-};
-
-// Carries a line's run through the tile that starts at `tile`. Returns whether a run came in: its
-// collector then lies in an earlier tile and must be written again, as `entered`.
-template <class F, int N>
-__device__ __forceinline__ bool carry_run(
-    Run<F>& run, Run<F>& entered, const Exchange<F, N>& shared, int n, int64_t tile) {
-  const bool came_in = run.start >= 0;
-  entered = run;
-  bool ended = false;
-  for (int s = 0; s < static_cast<int>(blockDim.y); ++s) {
-    const int start = shared.start[s][n][threadIdx.x];
-    const typename F::Sum head = shared.head[s][n][threadIdx.x];
-    if (!ended) entered.sum += head;
-    ended = ended || start >= 0;
-    run.sum = start < 0 ? run.sum + head : shared.tail[s][n][threadIdx.x];
-    run.start = start < 0 ? run.start : tile + start;
-  }
-  return came_in;
-}
-
-template <class F, int N>
-__global__ void __launch_bounds__(kWarp* kBackwardSegments<N>)
-    columns_backward(const Args<typename F::Bits> args) {
-  using Bits = typename F::Bits;
-  constexpr int R = kHeldBackward<N>;
-  __shared__ Exchange<F, N> shared;
-  const Plan& plan = args.plan;
-  const Lines lines = Lines::of<N>(plan);
-  Bits* grad_x = args.out + lines.offset<N>(plan, 0);
-  const Bits* grad_y = args.in + lines.offset<N>(plan, 1);
-  const Bits* x = args.key + lines.offset<N>(plan, 2);
-  Bits carry[N];
-  Run<F> run[N];
-  for (int n = 0; n < N; ++n) carry[n] = kLowest<Bits>;
-
-  for (int64_t tile = 0; tile < plan.scan; tile += blockDim.y * R) {
-    const Segment segment{tile + threadIdx.y * R, plan.scan, lines.active, args.reverse};
-    uint32_t starts[N];
-    Pack<Bits, N> pack[R];
-    load_keys<F, N>(pack, segment, x, plan.scan_stride[2]);
-    find_starts<F, N>(starts, pack, shared.totals, carry);
-    typename F::Sum grad[R][N];
-    load_grads<F, N>(grad, segment, grad_y, plan.scan_stride[1]);
-    publish_runs<F, N>(shared, starts, grad);
-    collect_runs<F, N>(shared, starts, grad);
-    store_grads<F, N>(grad, segment, grad_x, plan.scan_stride[0]);
-    if (plan.scan <= blockDim.y * R) return;  // one tile: no run goes on
+  for (int r = kHeld - 1; r >= 0; --r) {
+    Wide<T, N> collected;
+    sum = plus(sum, widen(grad[r]));
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      Run<F> entered;
-      const bool rewrite = carry_run<F, N>(run[n], entered, shared, n, tile);
-      if (rewrite && threadIdx.y == 0 && lines.active) {
-        const int64_t at = args.reverse ? plan.scan - 1 - entered.start : entered.start;
-        grad_x[at * plan.scan_stride[0] + n] = F::narrow(entered.sum);
-      }
+      const bool start = starts[n * kHeld + r];
+      collected.word[n] = start ? sum.word[n] : 0;
+      sum.word[n] = start ? 0 : sum.word[n];
     }
-    __syncthreads();  // the next tile overwrites `shared` and may write this tile's grad_x again
+    grad[r] = narrow<T, N>(collected);
+  }
+}
+
+// Tiles run from the last to the first, as gradients flow.
+template <class T, int N>
+__global__ void __launch_bounds__(kColumnThreads) columns_backward(const Args<T> args) {
+  __shared__ Pack<T, N> totals[kColumnThreads];
+  __shared__ Heads<T, N> heads;
+  const Lines<T, N, 3> lines(args);
+  const int scan = static_cast<int>(args.plan.scan), tile = blockDim.y * kHeld;
+  Wide<T, N> later = {};  // gradient that flows in from the tiles after this one
+  for (int start = (scan - 1) / tile * tile; start >= 0; start -= tile) {
+    const int first = start + threadIdx.y * kHeld, count = lines.active ? scan - first : 0;
+    Pack<T, N> x[kHeld], grad[kHeld], before = filled<T, N>(-INFINITY);
+    load(x, lines.path(args.second, 2, first), count, -INFINITY);
+    load(grad, lines.path(args.in, 1, first), count, 0);
+    if (start > 0) {
+      before = maximum_before(start, lines.path(args.second, 2, 0), lines.active, totals);
+    }
+    Pack<T, N> total = x[0];
+#pragma unroll
+    for (int r = 1; r < kHeld; ++r) total = maximum(total, x[r]);
+    totals[threadIdx.y * blockDim.x + threadIdx.x] = total;
+    __syncthreads();
+    before = fold_maxima(totals, 0, threadIdx.y, before);
+    const Bits<N * kHeld> starts = find_starts(x, before, first == 0);
+    heads.publish(starts, grad);
+    __syncthreads();
+    heads.flow(blockDim.y - 1, threadIdx.y + 1, later);
+    collect(starts, later, grad);
+    store(lines.path(args.out, 0, first), count, grad);
+    if (start > 0) heads.flow(threadIdx.y, 0, later);
   }
 }
 

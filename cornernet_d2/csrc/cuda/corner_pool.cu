@@ -14,7 +14,6 @@ namespace cornernet_d2 {
 namespace gpu {
 namespace {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using torch::stable::accelerator::DeviceGuard;
 
@@ -34,43 +33,39 @@ struct StreamLauncher {
   }
 };
 
-template <class Bits>
-Args<Bits> make_args(
-    const Plan& plan, bool reverse, const Tensor& out, const Tensor& in, const Tensor* key) {
-  return {plan, reverse, static_cast<Bits*>(out.mutable_data_ptr()),
-          static_cast<const Bits*>(in.const_data_ptr()),
-          key ? static_cast<const Bits*>(key->const_data_ptr()) : nullptr};
+template <class T>
+Args<T> make_args(
+    const Plan& plan, bool reverse, const Tensor& out, const Tensor& in, const Tensor* second) {
+  constexpr int64_t kLimit = 1 << 30;  // the kernels count lines and cells in 32 bits
+  STD_TORCH_CHECK(
+      plan.scan <= kLimit && plan.outer_count() * plan.inner <= kLimit,
+      "corner_pool on CUDA takes at most 2**30 lines of at most 2**30 cells");
+  return {plan, reverse, 0, static_cast<T*>(out.mutable_data_ptr()),
+          static_cast<const T*>(in.const_data_ptr()),
+          second ? static_cast<const T*>(second->const_data_ptr()) : nullptr};
 }
 
-template <class F>
+template <class T>
 void run_forward(const Plan& plan, bool reverse, const Tensor& y, const Tensor& x) {
-  const auto args = make_args<typename F::Bits>(plan, reverse, y, x, nullptr);
-  launch_pool<F, false>(args, StreamLauncher(y.get_device_index()));
+  const auto args = make_args<T>(plan, reverse, y, x, nullptr);
+  launch_pool<T, Mode::kForward>(args, StreamLauncher(y.get_device_index()));
 }
 
-template <class F>
+template <class T>
 void run_backward(
     const Plan& plan, bool reverse, const Tensor& grad_x, const Tensor& grad_y, const Tensor& x) {
-  const auto args = make_args<typename F::Bits>(plan, reverse, grad_x, grad_y, &x);
-  launch_pool<F, true>(args, StreamLauncher(x.get_device_index()));
+  const auto args = make_args<T>(plan, reverse, grad_x, grad_y, &x);
+  launch_pool<T, Mode::kBackward>(args, StreamLauncher(x.get_device_index()));
 }
 
-template <class F>
+template <class T>
 void run_sum(
-    const Plan& plan, bool reverse, const Tensor& y, const Tensor& vertical,
-    const Tensor& horizontal) {
-  const auto args = make_args<typename F::Bits>(plan, reverse, y, vertical, &horizontal);
-  launch_sum<F>(args, StreamLauncher(y.get_device_index()));
+    const Plan& vertical_plan, const Plan& horizontal_plan, bool reverse, const Tensor& y,
+    const Tensor& vertical, const Tensor& horizontal) {
+  launch_sum<T>(make_args<T>(vertical_plan, reverse, y, vertical, nullptr),
+                make_args<T>(horizontal_plan, reverse, y, horizontal, nullptr),
+                StreamLauncher(y.get_device_index()));
 }
-
-#define CORNERNET_DISPATCH(TENSOR, FUNCTION, ...)                                 \
-  switch ((TENSOR).scalar_type()) {                                               \
-    case ScalarType::Float: FUNCTION<Float32>(__VA_ARGS__); break;                \
-    case ScalarType::Double: FUNCTION<Float64>(__VA_ARGS__); break;               \
-    case ScalarType::Half: FUNCTION<Float16>(__VA_ARGS__); break;                 \
-    case ScalarType::BFloat16: FUNCTION<BFloat16>(__VA_ARGS__); break;            \
-    default: STD_TORCH_CHECK(false, "corner_pool needs a floating-point tensor"); \
-  }
 
 Tensor corner_pool(const Tensor& x, int64_t dim, bool reverse) {
   check_map(x, dim);
@@ -88,8 +83,8 @@ Tensor corner_pool_backward(const Tensor& grad_y, const Tensor& x, int64_t dim, 
   const DeviceGuard guard(x.get_device_index());
   Tensor grad_x = torch::stable::empty_like(x);
   if (x.numel() == 0) return grad_x;
-  const auto [grad, key, plan] = plan_backward(grad_x, grad_y, x, dim);
-  CORNERNET_DISPATCH(x, run_backward, plan, reverse, grad_x, grad, key);
+  const auto [grad, second, plan] = plan_backward(grad_x, grad_y, x, dim);
+  CORNERNET_DISPATCH(x, run_backward, plan, reverse, grad_x, grad, second);
   return grad_x;
 }
 
@@ -101,14 +96,10 @@ Tensor corner_pool_sum(const Tensor& vertical, const Tensor& horizontal, bool re
   const DeviceGuard guard(vertical.get_device_index());
   Tensor y = torch::stable::empty_like(vertical);
   if (y.numel() == 0) return y;
-  const auto [v, h, plan] = plan_backward(y, vertical, horizontal, 2);
-  if (fusible(plan, y.size(3), y.stride(3))) {
-    CORNERNET_DISPATCH(y, run_sum, plan, reverse, y, v, h);
-    return y;
-  }
-  const Tensor pooled = corner_pool(vertical, 2, reverse);
-  return torch::stable::copy_(
-      y, torch::stable::subtract(pooled, corner_pool(horizontal, 3, reverse), -1.0));
+  const auto [v, vertical_plan] = plan_forward(y, vertical, 2);
+  const auto [h, horizontal_plan] = plan_forward(y, horizontal, 3);
+  CORNERNET_DISPATCH(y, run_sum, vertical_plan, horizontal_plan, reverse, y, v, h);
+  return y;
 }
 
 }  // namespace

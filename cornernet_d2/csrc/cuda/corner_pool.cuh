@@ -3,42 +3,36 @@
 //
 // Bytes moved for E elements of b bytes; the minimum reads every input and writes every output
 // once. Nothing is kept between forward and backward but the input: 0 bytes an element.
-//   columns_forward, rows_forward      2 E b = minimum
-//   columns_backward, rows_backward    3 E b = minimum while a line fits one tile (16 to 64 cells
-//                                      of a column, 32 vectors of a row); beyond that at most one
-//                                      element a line and tile is written a second time
-//   sum_forward                        3 E b = minimum; two pools and an addition move 7 E b
+//   forward      2 E b = minimum
+//   sum          5 E b: one pool, then the other, which adds the first to what it stores (the
+//                minimum is 3 E b; two pools and an addition move 7 E b)
+//   backward     3 E b = minimum while a line fits one tile (512 cells; 256 cells of odd rows);
+//                a line of t tiles is read (t - 1) / 2 times more often
 // Accesses are 16 bytes wide where strides and addresses allow, otherwise one element. No atomics,
 // and sums are taken in a fixed order: results do not vary from run to run.
 #pragma once
 
 #include "columns.cuh"
 #include "rows.cuh"
-#include "sum.cuh"
+
+#include <algorithm>
 
 namespace cornernet_d2 {
 namespace gpu {
 
-// `launch(kernel, grid, block, arguments...)` starts a kernel on the current stream.
-
-template <class Bits>
-bool aligned(const void* pointer, int64_t first_stride, const int64_t* strides, int count) {
-  constexpr int64_t n = kVectorBytes / sizeof(Bits);
-  bool result = reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0 && first_stride % n == 0;
-  for (int i = 0; i < count; ++i) result = result && strides[i * kMaxOperands] % n == 0;
-  return result;
-}
+enum class Mode { kForward, kAdd, kBackward };  // kAdd: y += pool(x)
 
 // Whether every access of N elements falls on a 16-byte boundary, in all operands.
-template <class Bits>
-bool vectorizable(const Args<Bits>& args, int operands) {
+template <class T>
+bool vectorizable(const Args<T>& args, int operands) {
   const Plan& plan = args.plan;
-  const void* pointers[] = {args.out, args.in, args.key};
-  constexpr int64_t n = kVectorBytes / sizeof(Bits);
+  const void* pointers[] = {args.out, args.in, args.second};
+  constexpr int64_t n = kVectorLength<T>;
   bool result = (plan.rows ? plan.scan : plan.inner) % n == 0;
   for (int i = 0; i < operands; ++i) {
-    const int64_t scan_stride = plan.rows ? 0 : plan.scan_stride[i];
-    result = result && aligned<Bits>(pointers[i], scan_stride, &plan.outer_stride[0][i], 3);
+    result = result && reinterpret_cast<uintptr_t>(pointers[i]) % kVectorBytes == 0;
+    result = result && (plan.rows || plan.scan_stride[i] % n == 0);
+    for (int d = 0; d < 3; ++d) result = result && plan.outer_stride[d][i] % n == 0;
   }
   return result;
 }
@@ -51,49 +45,52 @@ inline int power_of_two_at_least(int64_t value, int limit) {
   return power;
 }
 
-template <class F, int N, bool Backward, class Bits, class Launch>
-void launch_pool_of(const Args<Bits>& args, const Launch& launch) {
-  const Plan& plan = args.plan;
-  if (plan.rows) {
-    const int width = power_of_two_at_least(ceil_div(plan.scan, N), kWarp);
-    const int64_t blocks = ceil_div(plan.outer_count() * width, kRowThreads);
-    const auto kernel = Backward ? &rows_backward<F, N> : &rows_forward<F, N>;
-    return launch(kernel, dim3(blocks), dim3(kRowThreads), args, width);
-  }
-  constexpr int kHeld = Backward ? kHeldBackward<N> : kHeldForward<N>;
-  constexpr int kSegments = Backward ? kBackwardSegments<N> : kMaxSegments;
-  const int segments = power_of_two_at_least(ceil_div(plan.scan, kHeld), kSegments);
-  const int64_t units = plan.outer_count() * (plan.inner / N);
-  const auto kernel = Backward ? &columns_backward<F, N> : &columns_forward<F, N>;
-  launch(kernel, dim3(ceil_div(units, kWarp)), dim3(kWarp, segments), args);
+// `launch(kernel, grid, block, args)` starts a kernel on the current stream.
+template <class T, int N, Mode mode, class Launch>
+void launch_rows(Args<T> args, const Launch& launch) {
+  const int64_t vectors = ceil_div(args.plan.scan, N);
+  const bool many = vectors <= kWarp;
+  args.width = power_of_two_at_least(many ? vectors : ceil_div(vectors, kVectors), kWarp);
+  const int64_t* outer = args.plan.outer;
+  const int64_t groups = outer[0] * outer[1] * ceil_div(outer[2], many ? kVectors : 1);
+  const int64_t blocks = ceil_div(groups, kRowThreads / args.width);
+  const auto kernel = mode == Mode::kBackward ? &rows_backward<T, N> : &rows_forward<T, N>;
+  launch(kernel, dim3(blocks), dim3(kRowThreads), args);
 }
 
-template <class F, bool Backward, class Bits, class Launch>
-void launch_pool(const Args<Bits>& args, const Launch& launch) {
-  constexpr int N = kVectorBytes / sizeof(Bits);
-  if (vectorizable(args, Backward ? 3 : 2)) {
-    launch_pool_of<F, N, Backward>(args, launch);
+template <class T, int N, Mode mode, class Launch>
+void launch_columns(const Args<T>& args, const Launch& launch) {
+  // Eight lanes read 128 bytes side by side. Short lines take more, so that a block has 64 threads;
+  // long ones four, so that it has no more than kColumnThreads.
+  const int segments = power_of_two_at_least(ceil_div(args.plan.scan, kHeld), kMaxSegments);
+  const int lanes = std::min(std::max(8, 64 / segments), kColumnThreads / segments);
+  const int64_t groups = args.plan.outer_count() * (args.plan.inner / N);
+  const dim3 grid(ceil_div(groups, lanes)), block(lanes, segments);
+  if constexpr (mode == Mode::kBackward) {
+    launch(&columns_backward<T, N>, grid, block, args);
   } else {
-    launch_pool_of<F, 1, Backward>(args, launch);
+    launch(&columns_forward<T, N, mode == Mode::kAdd>, grid, block, args);
   }
 }
 
-// Whether sum_forward can take maps `width` wide with this vertical plan: rows must be contiguous
-// and no wider than the running maxima that a block keeps.
-inline bool fusible(const Plan& plan, int64_t width, int64_t width_stride) {
-  return !plan.rows && plan.inner == width && width_stride == 1 && width <= kSumColumns;
-}
-
-// args.plan: vertical plan of (y, vertical, horizontal); args.in, args.key: vertical, horizontal.
-template <class F, class Bits, class Launch>
-void launch_sum(const Args<Bits>& args, const Launch& launch) {
-  constexpr int N = kVectorBytes / sizeof(Bits);
-  const dim3 grid(args.plan.outer_count()), block(kWarp, kMaxSegments);
-  if (vectorizable(args, 3)) {
-    launch(&sum_forward<F, N>, grid, block, args);
+// args.plan is of (out, in) or, backward, of (out, in, second). Rows cannot add.
+template <class T, Mode mode, class Launch>
+void launch_pool(const Args<T>& args, const Launch& launch) {
+  constexpr int N = kVectorLength<T>;
+  const bool wide = vectorizable(args, mode == Mode::kBackward ? 3 : 2);
+  if (mode != Mode::kAdd && args.plan.rows) {
+    wide ? launch_rows<T, N, mode>(args, launch) : launch_rows<T, 1, mode>(args, launch);
   } else {
-    launch(&sum_forward<F, 1>, grid, block, args);
+    wide ? launch_columns<T, N, mode>(args, launch) : launch_columns<T, 1, mode>(args, launch);
   }
+}
+
+// Both pools of a corner: the second is added to the first, which must not be the one along rows.
+template <class T, class Launch>
+void launch_sum(const Args<T>& vertical, const Args<T>& horizontal, const Launch& launch) {
+  const bool vertical_first = vertical.plan.rows;
+  launch_pool<T, Mode::kForward>(vertical_first ? vertical : horizontal, launch);
+  launch_pool<T, Mode::kAdd>(vertical_first ? horizontal : vertical, launch);
 }
 
 }  // namespace gpu

@@ -1,7 +1,9 @@
-// Horizontal scans along contiguous memory: `width` lanes of a warp share a row.
+// Scans along memory: `width` lanes of a warp share a row and combine by shuffles, so that nothing
+// is transposed and no shared memory is used.
 //
-// A lane owns N neighbouring elements of the current pass of width * N elements; lanes combine by
-// shuffles, so nothing is transposed and no shared memory is used.
+// A lane holds kVectors packs of N neighbouring cells: an array [kVectors] of packs is (vectors,
+// cells in scan order). If width * N covers a row, the vectors belong to consecutive rows; if not,
+// to as many passes over one row, and rows longer than kVectors passes take several tiles of them.
 #pragma once
 
 #include "common.cuh"
@@ -9,214 +11,231 @@
 namespace cornernet_d2 {
 namespace gpu {
 
-// A lane's place in its row during one pass.
-struct Lane {
-  int index, width;
-  int64_t scan;
-  bool active, reverse;
+constexpr int kVectors = 4;
+constexpr int kWarp = 32;
+constexpr int kRowThreads = 256;
 
-  // Memory index of N elements that begin at scan position `position`.
-  template <int N>
-  __device__ int64_t memory(int64_t position) const {
-    return reverse ? scan - N - position : position;
+// The rows of a thread: where its first vector lies in every operand, and how many rows there are.
+template <class T, int N, int Operands>
+struct Rows {
+  const Args<T>& args;
+  const int width, scan, lane;  // lane: among those that share a row
+  const bool many;              // the vectors belong to consecutive rows
+  int rows;
+  int64_t offset[Operands] = {};
+
+  __device__ __forceinline__ explicit Rows(const Args<T>& args)
+      : args(args), width(args.width), scan(static_cast<int>(args.plan.scan)),
+        lane(threadIdx.x & (width - 1)), many(scan <= width * N) {
+    const uint32_t held = many ? kVectors : 1, size = static_cast<uint32_t>(args.plan.outer[2]);
+    const uint32_t in_slice = (size + held - 1) / held;  // groups of `held` rows
+    const uint32_t group = blockIdx.x * (kRowThreads / width) + threadIdx.x / width;
+    const uint32_t slice = group / in_slice, first = (group - slice * in_slice) * held;
+#pragma unroll
+    for (int i = 0; i < Operands; ++i) {
+      offset[i] = first * args.plan.outer_stride[2][i] +
+          (args.reverse ? scan - N - lane * N : lane * N);
+    }
+    rows = locate<1>(args.plan, slice, offset) ? size - first : 0;
+  }
+  __device__ __forceinline__ int tile() const { return kVectors * width * N; }
+  // The lane's vectors from scan position `start` on, and how many of them are in the map.
+  template <class P>
+  __device__ __forceinline__ Path<P> path(P* operand, int i, int start) const {
+    const int64_t next = args.reverse ? -width * N : width * N;
+    return {operand + offset[i] + (args.reverse ? -start : start),
+            many ? args.plan.outer_stride[2][i] : next};
+  }
+  __device__ __forceinline__ int count(int start) const {
+    const int cells = scan - start - lane * N;
+    if (many) return cells > 0 ? rows : 0;
+    return rows > 0 ? (cells + width * N - 1) / (width * N) : 0;
+  }
+  // From memory order to scan order or back.
+  __device__ __forceinline__ Pack<T, N> ordered(const Pack<T, N>& pack) const {
+    if constexpr (N == 1) {
+      return pack;
+    } else {
+      const unsigned mirror = sizeof(T) == 2 ? 0x5476 : 0x7654;  // halves change places
+      uint32_t word[pack.kWords], result[pack.kWords];
+      memcpy(word, &pack, sizeof(pack));
+#pragma unroll
+      for (int k = 0; k < pack.kWords; ++k) {
+        result[k] = __byte_perm(word[k], word[pack.kWords - 1 - k], args.reverse ? mirror : 0x3210);
+      }
+      Pack<T, N> mirrored;
+      memcpy(&mirrored, result, sizeof(mirrored));
+      return mirrored;
+    }
   }
 };
 
-template <int N, class Bits>
-__device__ __forceinline__ Pack<Bits, N> reversed(const Pack<Bits, N>& pack, bool reverse) {
-  Pack<Bits, N> result;
+// From each vector's maximum to the maximum before the vector; `carry` is the one before them all
+// and, within one row, moves on.
+template <class A, class R>
+__device__ __forceinline__ void maxima_before(A (&total)[kVectors], A& carry, const R& rows) {
+  for (int delta = 1; delta < rows.width; delta *= 2) {
 #pragma unroll
-  for (int n = 0; n < N; ++n) result.value[n] = reverse ? pack.value[N - 1 - n] : pack.value[n];
-  return result;
-}
-
-template <class T>
-__device__ __forceinline__ T shuffle_up(T value, int delta, int width) {
-  if constexpr (sizeof(T) == 2) {
-    return static_cast<T>(__shfl_up_sync(kAllLanes, static_cast<int>(value), delta, width));
-  } else {
-    return __shfl_up_sync(kAllLanes, value, delta, width);
+    for (int k = 0; k < kVectors; ++k) {  // the first lanes get their own maximum back
+      total[k] = maximum(total[k], __shfl_up_sync(kAllLanes, total[k], delta, rows.width));
+    }
   }
-}
-
-template <class T>
-__device__ __forceinline__ T shuffle_from(T value, int lane, int width) {
-  if constexpr (sizeof(T) == 2) {
-    return static_cast<T>(__shfl_sync(kAllLanes, static_cast<int>(value), lane, width));
-  } else {
-    return __shfl_sync(kAllLanes, value, lane, width);
-  }
-}
-
-// Keys in scan order; kLowest outside the row.
-template <class F, int N, class Bits>
-__device__ __forceinline__ Pack<Bits, N> load_row_keys(
-    const Lane& lane, const Bits* row, int64_t position) {
-  const bool inside = lane.active && position < lane.scan;
-  Pack<Bits, N> key{};
-  if (inside) key = reversed(load<N>(row + lane.memory<N>(position)), lane.reverse);
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-    key.value[n] = inside ? Bits(to_key<F>(key.value[n])) : kLowest<Bits>;
-  }
-  return key;
-}
-
-// From a lane's maximum to the maximum before the lane; `carry` moves on by one pass.
-template <class Bits>
-__device__ __forceinline__ Bits exclusive_maximum(Bits total, Bits& carry, const Lane& lane) {
-  for (int delta = 1; delta < lane.width; delta *= 2) {
-    const Bits other = shuffle_up(total, delta, lane.width);
-    if (lane.index >= delta) total = larger(total, other);
-  }
-  const Bits previous = shuffle_up(total, 1, lane.width);
-  const Bits before = lane.index > 0 ? larger(previous, carry) : carry;
-  carry = larger(carry, shuffle_from(total, lane.width - 1, lane.width));
-  return before;
-}
-
-__device__ __forceinline__ int64_t global_row(int width) {
-  return (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / width;
-}
-
-template <class F, int N>
-__global__ void __launch_bounds__(kRowThreads)
-    rows_forward(const Args<typename F::Bits> args, int width) {
-  using Bits = typename F::Bits;
-  const Plan& plan = args.plan;
-  const int64_t row = global_row(width);
-  const Lane lane{static_cast<int>(threadIdx.x) % width, width, plan.scan,
-                  row < plan.outer_count(), args.reverse};
-  Bits* y = args.out + plan.offset(lane.active ? row : 0, 0);
-  const Bits* x = args.in + plan.offset(lane.active ? row : 0, 1);
-  Bits carry = kLowest<Bits>;
-  for (int64_t pass = 0; pass < plan.scan; pass += width * N) {
-    const int64_t position = pass + lane.index * N;
-    Pack<Bits, N> key = load_row_keys<F, N>(lane, x, position);
-#pragma unroll
-    for (int n = 1; n < N; ++n) key.value[n] = larger(key.value[n], key.value[n - 1]);
-    const Bits before = exclusive_maximum(key.value[N - 1], carry, lane);
-#pragma unroll
-    for (int n = 0; n < N; ++n) key.value[n] = from_key<F>(larger(before, key.value[n]));
-    if (lane.active && position < plan.scan) {
-      store<N>(y + lane.memory<N>(position), reversed(key, lane.reverse));
+  for (int k = 0; k < kVectors; ++k) {
+    const A previous = __shfl_up_sync(kAllLanes, total[k], 1, rows.width);
+    const A last = total[k];
+    total[k] = rows.lane == 0 ? carry : maximum(previous, carry);
+    if (!rows.many) {
+      carry = maximum(carry, __shfl_sync(kAllLanes, last, rows.width - 1, rows.width));
     }
   }
 }
 
-// Bit n: element n exceeds everything before it in the scan (it is a start).
-template <int N, class Bits>
-__device__ __forceinline__ uint32_t row_starts(Pack<Bits, N> key, Bits& carry, const Lane& lane) {
-  Bits total = kLowest<Bits>;
+template <class T, int N>
+__global__ void __launch_bounds__(kRowThreads) rows_forward(const Args<T> args) {
+  using A = Accumulator<T>;
+  const Rows<T, N, 2> rows(args);
+  A carry = -INFINITY;
+  for (int start = 0; start < rows.scan; start += rows.tile()) {
+    Pack<T, N> pack[kVectors];
+    load(pack, rows.path(args.in, 1, start), rows.count(start), -INFINITY);
+    Wide<T, N> value[kVectors];
+    A before[kVectors];
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-    key.value[n] = merge_zeros(key.value[n]);
-    total = larger(total, key.value[n]);
+    for (int k = 0; k < kVectors; ++k) {
+      value[k] = widen(rows.ordered(pack[k]));
+#pragma unroll
+      for (int n = 1; n < N; ++n) {
+        value[k].word[n] = maximum(value[k].word[n], value[k].word[n - 1]);
+      }
+      before[k] = value[k].word[N - 1];
+    }
+    maxima_before(before, carry, rows);
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) value[k].word[n] = maximum(value[k].word[n], before[k]);
+      pack[k] = rows.ordered(narrow<T, N>(value[k]));
+    }
+    store(rows.path(args.out, 0, start), rows.count(start), pack);
   }
-  Bits before = exclusive_maximum(total, carry, lane);
-  uint32_t starts = 0;
+}
+
+// The maximum of all cells before `start`, for rows of more than one tile: they are read again.
+template <class T, int N>
+__device__ __forceinline__ Accumulator<T> maximum_before(int start, const Rows<T, N, 3>& rows) {
+  using A = Accumulator<T>;
+  Path<const T> x = rows.path(rows.args.second, 2, 0);
+  A total = -INFINITY;
+  for (int at = rows.lane * N; at < start; at += rows.width * N, x.at += x.step) {
+    if (rows.rows > 0) total = maximum(total, largest(load<N>(x.at)));
+  }
+  for (int delta = 1; delta < rows.width; delta *= 2) {
+    total = maximum(total, __shfl_sync(kAllLanes, total, rows.lane + delta, rows.width));
+  }
+  return total;
+}
+
+// Marks the cells that exceed everything before them: the starts, which collect gradients.
+// Bit k * N + n is cell n of vector k.
+template <class T, int N>
+__device__ __forceinline__ Bits<kVectors * N> find_starts(
+    const Pack<T, N> (&x)[kVectors], Accumulator<T> carry, int start, const Rows<T, N, 3>& rows) {
+  Accumulator<T> before[kVectors];
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-    starts |= uint32_t(key.value[n] > before) << n;
-    before = larger(before, key.value[n]);
+  for (int k = 0; k < kVectors; ++k) {
+    before[k] = largest(x[k]);
+  }
+  maxima_before(before, carry, rows);
+  Bits<kVectors * N> starts;
+#pragma unroll
+  for (int k = 0; k < kVectors; ++k) {
+    const bool first = start == 0 && rows.lane == 0 && (rows.many || k == 0);
+    const Wide<T, N> value = widen(x[k]);
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const bool is_start = exceeds(value.word[n], before[k]);
+      starts.set(k * N + n, n == 0 ? is_start || first : is_start);
+      before[k] = maximum(before[k], value.word[n]);
+    }
   }
   return starts;
 }
 
-// Gradient before the lane's first start plus that of the lanes after it, up to and with the first
-// lane that has a start: what flows back out of this lane.
-template <class Sum>
-__device__ __forceinline__ Sum suffix_heads(Sum head, bool closed, const Lane& lane) {
-  for (int delta = 1; delta < lane.width; delta *= 2) {
-    const Sum other = __shfl_down_sync(kAllLanes, head, delta, lane.width);
-    const int other_closed = __shfl_down_sync(kAllLanes, int(closed), delta, lane.width);
-    if (lane.index + delta < lane.width && !closed) {
-      head += other;
-      closed = other_closed;
-    }
-  }
-  return head;
-}
-
-template <class F, int N>
-__device__ __forceinline__ void load_row_grads(
-    typename F::Sum (&grad)[N], const Lane& lane, const typename F::Bits* row, int64_t position) {
-  Pack<typename F::Bits, N> pack{};
-  if (lane.active && position < lane.scan) {
-    pack = reversed(load<N>(row + lane.memory<N>(position)), lane.reverse);
-  }
+// The gradient that flows into each vector from those after it, up to and with the first that has a
+// start. `later` flows into the last vector and, within one row, moves on to what leaves the first.
+template <class T, int N>
+__device__ __forceinline__ void gather_heads(
+    Accumulator<T> (&incoming)[kVectors], Accumulator<T>& later, const Bits<kVectors * N>& starts,
+    const Pack<T, N> (&grad)[kVectors], const Rows<T, N, 3>& rows) {
+  using A = Accumulator<T>;
+  A head[kVectors];           // of this lane and the lanes after it, as far as gradient flows
+  uint32_t closed[kVectors];  // bit i: lane i of the row has a start
+  int reach[kVectors];        // lanes from here to the one where the flow ends
 #pragma unroll
-  for (int n = 0; n < N; ++n) grad[n] = F::widen(pack.value[n]);
-}
-
-// The last start of the lanes before a pass, and the gradient that it has collected so far.
-template <class Sum>
-struct RowRun {
-  int64_t start = -1;
-  Sum sum = 0;
-};
-
-// Moves the run on by one pass: the last lane with a start takes over.
-template <class Sum>
-__device__ __forceinline__ void carry_row_run(
-    RowRun<Sum>& run, int64_t last_start, Sum last_sum, Sum flowed_out, const Lane& lane) {
-  run.sum += shuffle_from(flowed_out, 0, lane.width);
-  for (int other = 0; other < lane.width; ++other) {
-    const int64_t start = shuffle_from(last_start, other, lane.width);
-    const Sum sum = shuffle_from(last_sum, other, lane.width);
-    if (start >= 0) run = {start, sum};
-  }
-}
-
-template <class F, int N>
-__global__ void __launch_bounds__(kRowThreads)
-    rows_backward(const Args<typename F::Bits> args, int width) {
-  using Bits = typename F::Bits;
-  using Sum = typename F::Sum;
-  const Plan& plan = args.plan;
-  const int64_t row = global_row(width);
-  const Lane lane{static_cast<int>(threadIdx.x) % width, width, plan.scan,
-                  row < plan.outer_count(), args.reverse};
-  Bits* grad_x = args.out + plan.offset(lane.active ? row : 0, 0);
-  const Bits* grad_y = args.in + plan.offset(lane.active ? row : 0, 1);
-  const Bits* x = args.key + plan.offset(lane.active ? row : 0, 2);
-  Bits carry = kLowest<Bits>;
-  RowRun<Sum> run;
-  for (int64_t pass = 0; pass < plan.scan; pass += width * N) {
-    const int64_t position = pass + lane.index * N;
-    const uint32_t starts = row_starts(load_row_keys<F, N>(lane, x, position), carry, lane);
-    Sum grad[N], head = 0;
-    load_row_grads<F, N>(grad, lane, grad_y, position);
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      if ((starts & ((2u << n) - 1)) == 0) head += grad[n];
-    }
-    const Sum flowed_out = suffix_heads(head, starts != 0, lane);
-    const Sum from_next = __shfl_down_sync(kAllLanes, flowed_out, 1, width);
-    Sum sum = lane.index + 1 < width ? from_next : Sum(0), last_sum = 0;
-    int64_t last_start = -1;
-    Pack<Bits, N> pack;
+  for (int k = 0; k < kVectors; ++k) {
+    const Wide<T, N> value = widen(grad[k]);
+    head[k] = 0;
 #pragma unroll
     for (int n = N - 1; n >= 0; --n) {
-      sum += grad[n];
-      const bool start = starts >> n & 1;
-      if (start && last_start < 0) {
-        last_start = position + n;
-        last_sum = sum;
+      head[k] += value.word[n];
+      head[k] = starts[k * N + n] ? 0 : head[k];
+    }
+    closed[k] = __ballot_sync(kAllLanes, starts.any(k * N, N)) >>
+        (threadIdx.x & (kWarp - 1) & ~(rows.width - 1)) & (kAllLanes >> (kWarp - rows.width));
+    reach[k] = __ffs(closed[k] >> rows.lane | 1u << (rows.width - 1 - rows.lane)) - 1;
+  }
+  for (int delta = 1; delta < rows.width; delta *= 2) {
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k) {
+      const A other = __shfl_down_sync(kAllLanes, head[k], delta, rows.width);
+      head[k] += delta <= reach[k] ? other : 0;
+    }
+  }
+#pragma unroll
+  for (int k = kVectors - 1; k >= 0; --k) {
+    const A next = __shfl_down_sync(kAllLanes, head[k], 1, rows.width);
+    incoming[k] = (rows.lane + 1 < rows.width ? next : 0) +
+        (closed[k] >> rows.lane >> 1 == 0 ? later : 0);
+    if (!rows.many) {
+      later = __shfl_sync(kAllLanes, head[k], 0, rows.width) + (closed[k] == 0 ? later : 0);
+    }
+  }
+}
+
+// Tiles run from the last to the first, as gradients flow.
+template <class T, int N>
+__global__ void __launch_bounds__(kRowThreads) rows_backward(const Args<T> args) {
+  using A = Accumulator<T>;
+  const Rows<T, N, 3> rows(args);
+  A later = 0;  // gradient that flows in from the tiles after this one
+  for (int start = (rows.scan - 1) / rows.tile() * rows.tile(); start >= 0; start -= rows.tile()) {
+    Pack<T, N> x[kVectors], grad[kVectors];
+    const int count = rows.count(start);
+    load(x, rows.path(args.second, 2, start), count, -INFINITY);
+    load(grad, rows.path(args.in, 1, start), count, 0);
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k) {
+      x[k] = rows.ordered(x[k]);
+      grad[k] = rows.ordered(grad[k]);
+    }
+    const A carry = start > 0 ? maximum_before(start, rows) : A(-INFINITY);
+    const Bits<kVectors * N> starts = find_starts(x, carry, start, rows);
+    A sum[kVectors];
+    gather_heads(sum, later, starts, grad, rows);
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k) {
+      Wide<T, N> value = widen(grad[k]);
+#pragma unroll
+      for (int n = N - 1; n >= 0; --n) {
+        const bool is_start = starts[k * N + n];
+        sum[k] += value.word[n];
+        value.word[n] = is_start ? sum[k] : 0;
+        sum[k] = is_start ? 0 : sum[k];
       }
-      pack.value[n] = F::narrow(start ? sum : Sum(0));
-      sum = start ? Sum(0) : sum;
+      grad[k] = rows.ordered(narrow<T, N>(value));
     }
-    if (lane.active && position < plan.scan) {
-      store<N>(grad_x + lane.memory<N>(position), reversed(pack, lane.reverse));
-    }
-    if (plan.scan <= width * N) return;  // one pass: no run goes on
-    const Sum entered = run.sum + shuffle_from(flowed_out, 0, width);
-    if (lane.index == 0 && lane.active && run.start >= 0) {
-      grad_x[lane.memory<1>(run.start)] = F::narrow(entered);
-    }
-    carry_row_run(run, last_start, last_sum, flowed_out, lane);
-    __syncwarp();  // a later pass may write the same element again
+    store(rows.path(args.out, 0, start), count, grad);
   }
 }
 
