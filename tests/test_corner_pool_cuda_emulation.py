@@ -3,7 +3,6 @@
 import itertools
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -62,9 +61,7 @@ def shapes(dim: int) -> Iterator[tuple[int, ...]]:
         yield (images, 2, length, other) if dim == 2 else (images, 2, other, length)
 
 
-def check_pool(
-    emulation: Emulation, x: Tensor, grad: Tensor, dim: int, reverse: bool
-) -> None:
+def check_pool(emulation: Emulation, x: Tensor, grad: Tensor, dim: int, reverse: bool) -> None:
     out, grad_x = torch.full_like(x, 77), torch.full_like(x, 77)
     assert emulation.run(FORWARD, dim, reverse, out, x)
     expected, index = first_maximum_scan(x, dim, reverse)

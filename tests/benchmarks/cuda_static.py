@@ -4,7 +4,8 @@ Compiles the kernels for several architectures, or reads a compiled library that
 too, and prints a line for every vectorised kernel at 128 channels of 128x128. The worst of both
 layouts and of 5 and 8 images counts.
 
-    registers     of a thread; shared: bytes of a block; spills: accesses to local memory in the code
+    registers     of a thread; shared: bytes of a block
+    spills        accesses to local memory in the machine code
     blocks/SM     resident blocks, from registers, shared memory and threads
     instructions  that a thread issues: the PTX it executes (see ptx.py), times the kernel's length
                   in machine code over its length in PTX
@@ -37,11 +38,14 @@ from .ptx import Program
 ARCHITECTURES = (80, 90, 100)
 ISSUE_A_SECOND = 0.6 * 132 * 4 * 32 * 1.755e9  # SMs, schedulers, lanes, clock: thread instructions
 COPY_BYTES_A_SECOND = 3.0e12
-REGISTERS_AN_SM, THREADS_AN_SM, BLOCKS_AN_SM = 65536, 2048, 32
-SHARED_AN_SM = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}
+REGISTERS_AN_SM = 65536
+THREADS_AN_SM = {75: 1024, 80: 2048, 90: 2048, 100: 2048}
+SHARED_AN_SM = {75: 64 << 10, 80: 164 << 10, 90: 228 << 10, 100: 228 << 10}
 SHARED_RESERVED = 1024  # a block, by the driver
 DTYPES = {"f": torch.float32, "6__half": torch.float16, "13__nv_bfloat16": torch.bfloat16}
-MANGLED = re.compile(r"\d(columns|rows)_(forward|backward)I(f|6__half|13__nv_bfloat16)Li(\d+)E(Lb1)?")
+MANGLED = re.compile(
+    r"\d(columns|rows)_(forward|backward)I(f|6__half|13__nv_bfloat16)Li(\d+)E(Lb1)?"
+)
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
 SOURCE = """
 #include "cuda/corner_pool.cuh"
@@ -117,7 +121,9 @@ def measure(library: Path, emulation: Emulation) -> list[Kernel]:
         for option in ("-sass", "-res-usage", "-ptx")
     }
     programs = dict(Program.all_of(text["-ptx"]))
-    usage = dict(_by_arch(text["-res-usage"]))
+    usage: dict[int, str] = {}
+    for arch, part in _by_arch(text["-res-usage"]):
+        usage[arch] = usage.get(arch, "") + part  # a library has a part for each object file
     kernels = []
     for arch, code in _by_arch(text["-sass"]):
         for part in code.split("Function : ")[1:]:
@@ -126,9 +132,13 @@ def measure(library: Path, emulation: Emulation) -> list[Kernel]:
             if match is not None and int(match[4]) > 1:
                 resources = usage[arch].split(f"Function {mangled}:")[1]
                 numbers = re.search(r"REG:(\d+) .*?SHARED:(\d+)", resources)
-                name = match[1] + " backward" * (match[2] == "backward") + " + addend" * bool(match[5])
+                name = (
+                    match[1] + " backward" * (match[2] == "backward") + " + addend" * bool(match[5])
+                )
                 kernels.append(
-                    _measure(name, DTYPES[match[3]], arch, part, numbers, programs[mangled], emulation)
+                    _measure(
+                        name, DTYPES[match[3]], arch, part, numbers, programs[mangled], emulation
+                    )
                 )
     return sorted(kernels, key=lambda kernel: (kernel.arch, kernel.name, kernel.dtype))
 
@@ -139,7 +149,12 @@ def _by_arch(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _measure(
-    name: str, dtype: torch.dtype, arch: int, code: str, resources: re.Match, program: Program,
+    name: str,
+    dtype: torch.dtype,
+    arch: int,
+    code: str,
+    resources: re.Match,
+    program: Program,
     emulation: Emulation,
 ) -> Kernel:
     operations = [o for o in INSTRUCTION.findall(code) if o != "NOP"]
@@ -160,7 +175,7 @@ def _measure(
         spills=sum(o.startswith(("STL", "LDL")) for o in operations),
         blocks_an_sm=min(
             REGISTERS_AN_SM // (warp_registers * threads // 32), SHARED_AN_SM[arch] // shared,
-            THREADS_AN_SM // threads, BLOCKS_AN_SM,
+            THREADS_AN_SM[arch] // threads,
         ),
         instructions=round(expansion * max(issued for issued, _ in costs)),
         access=min(_access_bytes(o) for o in operations if o.startswith(("LDG", "STG"))),
@@ -175,9 +190,7 @@ def _access_bytes(operation: str) -> int:
     return int(re.sub(r"\D", "", match[1])) // 8 if match else 4
 
 
-def _launches(
-    name: str, dtype: torch.dtype, images: int, emulation: Emulation
-) -> Iterator[Launch]:
+def _launches(name: str, dtype: torch.dtype, images: int, emulation: Emulation) -> Iterator[Launch]:
     """Every launch of the kernel in the four modes and both layouts."""
     x = torch.empty(images, 128, 128, 128, dtype=dtype)
     for layout in (torch.contiguous_format, torch.channels_last):

@@ -115,9 +115,7 @@ def _is_integer(operation: str) -> bool:
     return known and re.search(r"\.(f\d+|[bf]16x2)$", operation) is None
 
 
-def _value(
-    source: str, values: dict[str, int | None], width: int, signed: bool
-) -> int | None:
+def _value(source: str, values: dict[str, int | None], width: int, signed: bool) -> int | None:
     if re.fullmatch(r"-?\d+|0x[0-9A-Fa-f]+", source):
         value: int | None = int(source, 0)
     elif source.startswith("%"):

@@ -30,7 +30,15 @@ class Emulation:
 
     def __init__(self, folder: Path) -> None:
         library = folder / "emulation.so"
-        command = ["g++", "-O1", "-U_FORTIFY_SOURCE", "-std=c++20", "-Wno-psabi", "-fPIC", "-shared"]
+        command = [
+            "g++",
+            "-O1",
+            "-U_FORTIFY_SOURCE",
+            "-std=c++20",
+            "-Wno-psabi",
+            "-fPIC",
+            "-shared",
+        ]
         command += [f"-I{SOURCE}", f"-I{CSRC}", str(SOURCE / "harness.cpp"), "-o", str(library)]
         subprocess.run(command, check=True)
         self._library = ctypes.CDLL(str(library))

@@ -12,31 +12,29 @@ struct __nv_bfloat162 {
   __nv_bfloat16 x, y;
 };
 
-inline float __bfloat162float(__nv_bfloat16 value) {
-  const uint32_t bits = uint32_t(value.bits) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof(result));
-  return result;
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
 }
-inline __nv_bfloat16 __float2bfloat16_rn(float value) {  // to nearest even
+inline float bfloat16_value(__nv_bfloat16 half) { return __uint_as_float(half.bits << 16); }
+inline __nv_bfloat16 round_to_bfloat16(float value) {  // to nearest even
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   if (std::isnan(value)) return {0x7fff};
   return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
-  return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
-}
-inline __nv_bfloat16 __hadd(__nv_bfloat16 a, __nv_bfloat16 b) {
-  return __float2bfloat16_rn(__bfloat162float(a) + __bfloat162float(b));
+  return {round_to_bfloat16(x), round_to_bfloat16(y)};
 }
 inline __nv_bfloat162 __hadd2(__nv_bfloat162 a, __nv_bfloat162 b) {
-  return {__hadd(a.x, b.x), __hadd(a.y, b.y)};
+  return __floats2bfloat162_rn(bfloat16_value(a.x) + bfloat16_value(b.x),
+                               bfloat16_value(a.y) + bfloat16_value(b.y));
 }
-inline __nv_bfloat16 __hmax_nan(__nv_bfloat16 a, __nv_bfloat16 b) {
-  const float left = __bfloat162float(a), right = __bfloat162float(b);
-  return std::isnan(left) || left > right ? a : b;  // b where b is NaN: NaN compares false
+inline __nv_bfloat16 bfloat16_maximum(__nv_bfloat16 a, __nv_bfloat16 b) {
+  const float left = bfloat16_value(a), right = bfloat16_value(b);
+  return std::isnan(left) || left > right ? a : b;  // NaN compares false: b where b is NaN
 }
 inline __nv_bfloat162 __hmax2_nan(__nv_bfloat162 a, __nv_bfloat162 b) {
-  return {__hmax_nan(a.x, b.x), __hmax_nan(a.y, b.y)};
+  return {bfloat16_maximum(a.x, b.x), bfloat16_maximum(a.y, b.y)};
 }

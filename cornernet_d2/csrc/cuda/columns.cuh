@@ -21,7 +21,7 @@ struct Lines {
   int64_t offset[Operands] = {};
   bool active;
 
-  __device__ __forceinline__ explicit Lines(const Args<T>& args) : args(args) {
+  CORNERNET_DEVICE explicit Lines(const Args<T>& args) : args(args) {
     const uint32_t in_slice = static_cast<uint32_t>(args.plan.inner / N);
     const uint32_t group = blockIdx.x * blockDim.x + threadIdx.x, slice = group / in_slice;
 #pragma unroll
@@ -32,7 +32,7 @@ struct Lines {
   }
   // The cells from scan position `first` on.
   template <class P>
-  __device__ __forceinline__ Path<P> path(P* operand, int i, int first) const {
+  CORNERNET_DEVICE Path<P> path(P* operand, int i, int first) const {
     const int64_t stride = args.plan.scan_stride[i];
     const int64_t cell = args.reverse ? args.plan.scan - 1 - first : first;
     return {operand + offset[i] + cell * stride, args.reverse ? -stride : stride};
@@ -41,7 +41,7 @@ struct Lines {
 
 // `carry` and the maxima of the segments [begin, end), each as its thread published it.
 template <class T, int N>
-__device__ __forceinline__ Pack<T, N> fold_maxima(
+CORNERNET_DEVICE Pack<T, N> fold_maxima(
     const Pack<T, N>* totals, int begin, int end, Pack<T, N> carry) {
   for (int s = begin; s < end; ++s) {
     carry = maximum(carry, totals[s * blockDim.x + threadIdx.x]);
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kColumnThreads) columns_forward(const Args<T> 
 
 // The maximum of all cells before `start`, for lines of more than one tile: they are read again.
 template <class T, int N>
-__device__ __forceinline__ Pack<T, N> maximum_before(
+CORNERNET_DEVICE Pack<T, N> maximum_before(
     int start, Path<const T> x, bool active, Pack<T, N>* totals) {
   Pack<T, N> total = filled<T, N>(-INFINITY);
   for (int cell = threadIdx.y; active && cell < start; cell += blockDim.y) {
@@ -98,7 +98,7 @@ __device__ __forceinline__ Pack<T, N> maximum_before(
 // Marks the cells that exceed everything before them: the starts, which collect gradients.
 // Bit n * kHeld + r is cell r of line n.
 template <class T, int N>
-__device__ __forceinline__ Bits<N * kHeld> find_starts(
+CORNERNET_DEVICE Bits<N * kHeld> find_starts(
     const Pack<T, N> (&x)[kHeld], const Pack<T, N>& before, bool first) {
   Bits<N * kHeld> starts;
   Wide<T, N> largest = widen(before);
@@ -122,7 +122,7 @@ struct Heads {
   Wide<T, N> sum[kColumnThreads];
   uint32_t closed[kColumnThreads];
 
-  __device__ __forceinline__ void publish(
+  CORNERNET_DEVICE void publish(
       const Bits<N * kHeld>& starts, const Pack<T, N> (&grad)[kHeld]) {
     const int thread = threadIdx.y * blockDim.x + threadIdx.x;
     Wide<T, N> head = {};
@@ -139,7 +139,7 @@ struct Heads {
     closed[thread] = lines;
   }
   // Carries what flows into segment `last` through the segments last, last - 1, ..., first.
-  __device__ __forceinline__ void flow(int last, int first, Wide<T, N>& carry) const {
+  CORNERNET_DEVICE void flow(int last, int first, Wide<T, N>& carry) const {
     for (int s = last; s >= first; --s) {
       const int thread = s * blockDim.x + threadIdx.x;
       const uint32_t lines = closed[thread];
@@ -152,11 +152,12 @@ struct Heads {
 
 // Replaces gradients by what each cell collects; `sum` comes in from the cells after the segment.
 template <class T, int N>
-__device__ __forceinline__ void collect(
+CORNERNET_DEVICE void collect(
     const Bits<N * kHeld>& starts, Wide<T, N> sum, Pack<T, N> (&grad)[kHeld]) {
 #pragma unroll
   for (int r = kHeld - 1; r >= 0; --r) {
     Wide<T, N> collected;
+    forget_widened(grad[r]);
     sum = plus(sum, widen(grad[r]));
 #pragma unroll
     for (int n = 0; n < N; ++n) {
@@ -168,9 +169,10 @@ __device__ __forceinline__ void collect(
   }
 }
 
-// Tiles run from the last to the first, as gradients flow.
+// Tiles run from the last to the first, as gradients flow. Blocks an SM: as many as the compiler
+// reaches without spilling.
 template <class T, int N>
-__global__ void __launch_bounds__(kColumnThreads) columns_backward(const Args<T> args) {
+__global__ void __launch_bounds__(kColumnThreads, N == 4 ? 2 : 1) columns_backward(const Args<T> args) {
   __shared__ Pack<T, N> totals[kColumnThreads];
   __shared__ Heads<T, N> heads;
   const Lines<T, N, 3> lines(args);

@@ -11,6 +11,8 @@
 #include <cstring>
 #include <type_traits>
 
+#define CORNERNET_DEVICE __device__ __forceinline__
+
 namespace cornernet_d2 {
 namespace gpu {
 
@@ -29,11 +31,11 @@ constexpr int kVectorBytes = 16;
 template <class T>
 constexpr int kVectorLength = sizeof(T) == 8 ? 1 : kVectorBytes / sizeof(T);
 
-// The IEEE 754-2019 maximum: NaN propagates and -0 < +0. Halves come alone or as two in a word.
-__device__ __forceinline__ double maximum(double a, double b) {
+// The IEEE 754-2019 maximum: NaN propagates and -0 < +0.
+CORNERNET_DEVICE double maximum(double a, double b) {
   return isnan(a) || isnan(b) ? a + b : fmax(a, b);
 }
-__device__ __forceinline__ float maximum(float a, float b) {
+CORNERNET_DEVICE float maximum(float a, float b) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   float result;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
@@ -42,94 +44,66 @@ __device__ __forceinline__ float maximum(float a, float b) {
   return isnan(a) || isnan(b) ? a + b : fmaxf(a, b);
 #endif
 }
-__device__ __forceinline__ __half maximum(__half a, __half b) { return __hmax_nan(a, b); }
-__device__ __forceinline__ __half2 maximum(__half2 a, __half2 b) { return __hmax2_nan(a, b); }
-__device__ __forceinline__ BFloat16 maximum(BFloat16 a, BFloat16 b) { return __hmax_nan(a, b); }
-__device__ __forceinline__ __nv_bfloat162 maximum(__nv_bfloat162 a, __nv_bfloat162 b) {
+CORNERNET_DEVICE __half2 maximum(__half2 a, __half2 b) { return __hmax2_nan(a, b); }
+CORNERNET_DEVICE __nv_bfloat162 maximum(__nv_bfloat162 a, __nv_bfloat162 b) {
   return __hmax2_nan(a, b);
 }
 
-// One rounding: the sum of two halves is exact before it.
-template <class T>
-__device__ __forceinline__ T plus(T a, T b) {
-  if constexpr (std::is_floating_point_v<T>) {
-    return a + b;
-  } else if constexpr (sizeof(T) == 2) {
-    return __hadd(a, b);
-  } else {
-    return __hadd2(a, b);
-  }
+CORNERNET_DEVICE float half_of(__half2 word, bool high) {
+  return high ? __high2float(word) : __low2float(word);
+}
+CORNERNET_DEVICE float half_of(__nv_bfloat162 word, bool high) {
+  uint32_t bits;
+  memcpy(&bits, &word, sizeof(bits));
+  return __uint_as_float(high ? bits & 0xffff0000u : bits << 16);
 }
 
-// N neighbours in memory, moved as one access; halves are kept two in a word.
+// N neighbours in memory. Halves are kept two in a word; a single one in the lower half.
 template <class T, int N>
-struct alignas(N * sizeof(T)) Pack {
+struct Pack {
+  static constexpr bool kHalves = sizeof(T) == 2;
+  static constexpr int kWords = kHalves ? (N + 1) / 2 : N;
   using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
-  using Word = std::conditional_t<sizeof(T) == 2 && N != 1, Pair, T>;
-  static constexpr int kInWord = sizeof(Word) / sizeof(T), kWords = N / kInWord;
-  Word word[kWords];
+  using Word = std::conditional_t<kHalves, Pair, T>;
+  alignas(kWords * sizeof(Word)) Word word[kWords];
 };
 
 // A pack's elements as words of their own.
 template <class T, int N>
 using Wide = Pack<Accumulator<T>, N>;
 
-__device__ __forceinline__ void widen(float* value, __half word) { *value = __half2float(word); }
-__device__ __forceinline__ void widen(float* value, __half2 word) {
-  value[0] = __low2float(word);
-  value[1] = __high2float(word);
-}
-__device__ __forceinline__ void widen(float* value, BFloat16 word) {
-  *value = __bfloat162float(word);
-}
-__device__ __forceinline__ void widen(float* value, __nv_bfloat162 word) {
-  uint32_t bits[2];
-  memcpy(bits, &word, 4);
-  bits[1] = bits[0] & 0xffff0000u;
-  bits[0] <<= 16;
-  memcpy(value, bits, 8);
-}
-template <class T>
-__device__ __forceinline__ void widen(T* value, T word) {
-  *value = word;
-}
-
-// Halves round to nearest even.
-__device__ __forceinline__ void narrow(__half& word, const float* value) {
-  word = __float2half_rn(*value);
-}
-__device__ __forceinline__ void narrow(__half2& word, const float* value) {
-  word = __floats2half2_rn(value[0], value[1]);
-}
-__device__ __forceinline__ void narrow(BFloat16& word, const float* value) {
-  word = __float2bfloat16_rn(*value);
-}
-__device__ __forceinline__ void narrow(__nv_bfloat162& word, const float* value) {
-  word = __floats2bfloat162_rn(value[0], value[1]);
-}
-template <class T>
-__device__ __forceinline__ void narrow(T& word, const T* value) {
-  word = *value;
-}
-
 template <class T, int N>
-__device__ __forceinline__ Wide<T, N> widen(const Pack<T, N>& pack) {
+CORNERNET_DEVICE Wide<T, N> widen(const Pack<T, N>& pack) {
   Wide<T, N> wide;
 #pragma unroll
-  for (int k = 0; k < pack.kWords; ++k) widen(wide.word + k * pack.kInWord, pack.word[k]);
+  for (int n = 0; n < N; ++n) {
+    if constexpr (pack.kHalves) {
+      wide.word[n] = half_of(pack.word[n / 2], n % 2);
+    } else {
+      wide.word[n] = pack.word[n];
+    }
+  }
   return wide;
 }
 
 template <class T, int N>
-__device__ __forceinline__ Pack<T, N> narrow(const Wide<T, N>& wide) {
+CORNERNET_DEVICE Pack<T, N> narrow(const Wide<T, N>& wide) {
   Pack<T, N> pack;
 #pragma unroll
-  for (int k = 0; k < pack.kWords; ++k) narrow(pack.word[k], wide.word + k * pack.kInWord);
+  for (int k = 0; k < pack.kWords; ++k) {
+    if constexpr (!pack.kHalves) {
+      pack.word[k] = wide.word[k];
+    } else if constexpr (std::is_same_v<T, __half>) {
+      pack.word[k] = __floats2half2_rn(wide.word[2 * k], wide.word[(2 * k + 1) % N]);
+    } else {
+      pack.word[k] = __floats2bfloat162_rn(wide.word[2 * k], wide.word[(2 * k + 1) % N]);
+    }
+  }
   return pack;
 }
 
 template <class T, int N>
-__device__ __forceinline__ Pack<T, N> filled(Accumulator<T> value) {
+CORNERNET_DEVICE Pack<T, N> filled(Accumulator<T> value) {
   Wide<T, N> wide;
 #pragma unroll
   for (int n = 0; n < N; ++n) wide.word[n] = value;
@@ -137,54 +111,59 @@ __device__ __forceinline__ Pack<T, N> filled(Accumulator<T> value) {
 }
 
 template <class T, int N>
-__device__ __forceinline__ Pack<T, N> maximum(Pack<T, N> a, const Pack<T, N>& b) {
+CORNERNET_DEVICE Pack<T, N> maximum(Pack<T, N> a, const Pack<T, N>& b) {
 #pragma unroll
   for (int k = 0; k < a.kWords; ++k) a.word[k] = maximum(a.word[k], b.word[k]);
   return a;
 }
 
 template <class T, int N>
-__device__ __forceinline__ Accumulator<T> largest(const Pack<T, N>& pack) {
-  Pack<T, pack.kInWord> word{{pack.word[0]}};
+CORNERNET_DEVICE Accumulator<T> largest(const Pack<T, N>& pack) {
+  auto word = pack.word[0];
 #pragma unroll
-  for (int k = 1; k < pack.kWords; ++k) word.word[0] = maximum(word.word[0], pack.word[k]);
-  const auto wide = widen(word);
-  return maximum(wide.word[0], wide.word[pack.kInWord - 1]);
+  for (int k = 1; k < pack.kWords; ++k) word = maximum(word, pack.word[k]);
+  if constexpr (pack.kHalves) {
+    return maximum(half_of(word, false), half_of(word, N > 1));
+  } else {
+    return word;
+  }
 }
 
+// One rounding: the sum of two halves is exact before it.
 template <class T, int N>
-__device__ __forceinline__ Pack<T, N> plus(Pack<T, N> a, const Pack<T, N>& b) {
+CORNERNET_DEVICE Pack<T, N> plus(Pack<T, N> a, const Pack<T, N>& b) {
 #pragma unroll
-  for (int k = 0; k < a.kWords; ++k) a.word[k] = plus(a.word[k], b.word[k]);
+  for (int k = 0; k < a.kWords; ++k) {
+    if constexpr (a.kHalves) {
+      a.word[k] = __hadd2(a.word[k], b.word[k]);
+    } else {
+      a.word[k] += b.word[k];
+    }
+  }
   return a;
 }
 
-// The type of one memory instruction. Left to itself the compiler moves a pack word by word.
-template <int Bytes>
-using Access = std::conditional_t<
-    Bytes == 16, uint4,
-    std::conditional_t<Bytes == 8, uint2, std::conditional_t<Bytes == 4, uint32_t, uint16_t>>>;
-
+// One memory instruction a pack: left to itself the compiler moves it word by word.
 template <int N, class T>
-__device__ __forceinline__ Pack<T, N> load(const T* source) {
-  const auto access = *reinterpret_cast<const Access<sizeof(T) * N>*>(source);
-  Pack<T, N> pack;
-  memcpy(&pack, &access, sizeof(pack));
+CORNERNET_DEVICE Pack<T, N> load(const T* source) {
+  const auto access = *reinterpret_cast<const std::conditional_t<N == 1, T, uint4>*>(source);
+  Pack<T, N> pack = {};
+  memcpy(&pack, &access, sizeof(access));
   return pack;
 }
 
 template <class T, int N>
-__device__ __forceinline__ void store(T* target, const Pack<T, N>& pack) {
-  Access<sizeof(T) * N> access;
-  memcpy(&access, &pack, sizeof(pack));
+CORNERNET_DEVICE void store(T* target, const Pack<T, N>& pack) {
+  std::conditional_t<N == 1, T, uint4> access;
+  memcpy(&access, &pack, sizeof(access));
 #if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(pack) == 16) {
+  if constexpr (N != 1) {
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(access.x),
                  "r"(access.y), "r"(access.z), "r"(access.w));
     return;
   }
 #endif
-  *reinterpret_cast<Access<sizeof(T) * N>*>(target) = access;
+  *reinterpret_cast<std::conditional_t<N == 1, T, uint4>*>(target) = access;
 }
 
 // Count packs at equal distances, in scan order.
@@ -196,7 +175,7 @@ struct Path {
 
 // The first `count` packs of a path, `other` beyond. Full tiles take the path without predicates.
 template <class T, int N, int Count>
-__device__ __forceinline__ void load(
+CORNERNET_DEVICE void load(
     Pack<T, N> (&pack)[Count], Path<const T> from, int count, Accumulator<T> other) {
   if (count >= Count) {
 #pragma unroll
@@ -211,7 +190,7 @@ __device__ __forceinline__ void load(
 }
 
 template <class T, int N, int Count>
-__device__ __forceinline__ void store(Path<T> to, int count, const Pack<T, N> (&pack)[Count]) {
+CORNERNET_DEVICE void store(Path<T> to, int count, const Pack<T, N> (&pack)[Count]) {
   if (count >= Count) {
 #pragma unroll
     for (int r = 0; r < Count; ++r, to.at += to.step) store(to.at, pack[r]);
@@ -223,10 +202,20 @@ __device__ __forceinline__ void store(Path<T> to, int count, const Pack<T, N> (&
   }
 }
 
+// Makes the compiler widen the pack again rather than hold what it widened before, which takes twice
+// the registers.
+template <class T, int N>
+CORNERNET_DEVICE void forget_widened(Pack<T, N>& pack) {
+#pragma unroll
+  for (int k = 0; k < pack.kWords && pack.kHalves; ++k) {
+    asm volatile("" : "+r"(reinterpret_cast<uint32_t&>(pack.word[k])));
+  }
+}
+
 // Whether `value` exceeds everything before it in the scan. Zeros are equal; the first NaN exceeds
 // all and nothing exceeds it.
 template <class A>
-__device__ __forceinline__ bool exceeds(A value, A before) {
+CORNERNET_DEVICE bool exceeds(A value, A before) {
   return !(value <= before) && before == before;
 }
 
@@ -235,12 +224,12 @@ template <int Count>
 struct Bits {
   uint32_t word[(Count + 31) / 32] = {};
 
-  __device__ __forceinline__ void set(int i, bool value) {
+  CORNERNET_DEVICE void set(int i, bool value) {
     if (value) word[i / 32] |= 1u << (i % 32);
   }
-  __device__ __forceinline__ bool operator[](int i) const { return any(i, 1); }
+  CORNERNET_DEVICE bool operator[](int i) const { return any(i, 1); }
   // Whether one of the `count` bits from `i` on is set; they do not straddle words.
-  __device__ __forceinline__ bool any(int i, int count) const {
+  CORNERNET_DEVICE bool any(int i, int count) const {
     return (word[i / 32] & ((1u << count) - 1) << (i % 32)) != 0;
   }
 };
@@ -260,7 +249,7 @@ struct Args {
 // Returns whether there is such a slice. A dense map has one outer dimension, since the plan merges
 // them, and then the chain of divisions ends early.
 template <int Last, int Operands>
-__device__ __forceinline__ bool locate(
+CORNERNET_DEVICE bool locate(
     const Plan& plan, uint32_t slice, int64_t (&offset)[Operands]) {
 #pragma unroll
   for (int d = Last; d >= 0; --d) {

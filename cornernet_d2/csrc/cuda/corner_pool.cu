@@ -46,16 +46,12 @@ Args<T> make_args(
 }
 
 template <class T>
-void run_forward(const Plan& plan, bool reverse, const Tensor& y, const Tensor& x) {
-  const auto args = make_args<T>(plan, reverse, y, x, nullptr);
-  launch_pool<T, Mode::kForward>(args, StreamLauncher(y.get_device_index()));
-}
-
-template <class T>
-void run_backward(
-    const Plan& plan, bool reverse, const Tensor& grad_x, const Tensor& grad_y, const Tensor& x) {
-  const auto args = make_args<T>(plan, reverse, grad_x, grad_y, &x);
-  launch_pool<T, Mode::kBackward>(args, StreamLauncher(x.get_device_index()));
+void run_pool(
+    const Plan& plan, bool reverse, const Tensor& out, const Tensor& in, const Tensor* second) {
+  const auto args = make_args<T>(plan, reverse, out, in, second);
+  const StreamLauncher launch(out.get_device_index());
+  second ? launch_pool<T, Mode::kBackward>(args, launch)
+         : launch_pool<T, Mode::kForward>(args, launch);
 }
 
 template <class T>
@@ -73,7 +69,7 @@ Tensor corner_pool(const Tensor& x, int64_t dim, bool reverse) {
   Tensor y = torch::stable::empty_like(x);
   if (x.numel() == 0) return y;
   const auto [source, plan] = plan_forward(y, x, dim);
-  CORNERNET_DISPATCH(x, run_forward, plan, reverse, y, source);
+  CORNERNET_DISPATCH(x, run_pool, plan, reverse, y, source, nullptr);
   return y;
 }
 
@@ -84,7 +80,7 @@ Tensor corner_pool_backward(const Tensor& grad_y, const Tensor& x, int64_t dim, 
   Tensor grad_x = torch::stable::empty_like(x);
   if (x.numel() == 0) return grad_x;
   const auto [grad, second, plan] = plan_backward(grad_x, grad_y, x, dim);
-  CORNERNET_DISPATCH(x, run_backward, plan, reverse, grad_x, grad, second);
+  CORNERNET_DISPATCH(x, run_pool, plan, reverse, grad_x, grad, &second);
   return grad_x;
 }
 

@@ -13,7 +13,7 @@ namespace gpu {
 
 constexpr int kVectors = 4;
 constexpr int kWarp = 32;
-constexpr int kRowThreads = 256;
+constexpr int kRowThreads = 128;
 
 // The rows of a thread: where its first vector lies in every operand, and how many rows there are.
 template <class T, int N, int Operands>
@@ -24,7 +24,7 @@ struct Rows {
   int rows;
   int64_t offset[Operands] = {};
 
-  __device__ __forceinline__ explicit Rows(const Args<T>& args)
+  CORNERNET_DEVICE explicit Rows(const Args<T>& args)
       : args(args), width(args.width), scan(static_cast<int>(args.plan.scan)),
         lane(threadIdx.x & (width - 1)), many(scan <= width * N) {
     const uint32_t held = many ? kVectors : 1, size = static_cast<uint32_t>(args.plan.outer[2]);
@@ -38,42 +38,37 @@ struct Rows {
     }
     rows = locate<1>(args.plan, slice, offset) ? size - first : 0;
   }
-  __device__ __forceinline__ int tile() const { return kVectors * width * N; }
+  CORNERNET_DEVICE int tile() const { return kVectors * width * N; }
   // The lane's vectors from scan position `start` on, and how many of them are in the map.
   template <class P>
-  __device__ __forceinline__ Path<P> path(P* operand, int i, int start) const {
+  CORNERNET_DEVICE Path<P> path(P* operand, int i, int start) const {
     const int64_t next = args.reverse ? -width * N : width * N;
     return {operand + offset[i] + (args.reverse ? -start : start),
             many ? args.plan.outer_stride[2][i] : next};
   }
-  __device__ __forceinline__ int count(int start) const {
+  CORNERNET_DEVICE int count(int start) const {
     const int cells = scan - start - lane * N;
     if (many) return cells > 0 ? rows : 0;
     return rows > 0 ? (cells + width * N - 1) / (width * N) : 0;
   }
   // From memory order to scan order or back.
-  __device__ __forceinline__ Pack<T, N> ordered(const Pack<T, N>& pack) const {
-    if constexpr (N == 1) {
-      return pack;
-    } else {
-      const unsigned mirror = sizeof(T) == 2 ? 0x5476 : 0x7654;  // halves change places
-      uint32_t word[pack.kWords], result[pack.kWords];
-      memcpy(word, &pack, sizeof(pack));
+  CORNERNET_DEVICE Pack<T, N> ordered(Pack<T, N> pack) const {
+    uint32_t word[sizeof(pack) / 4];
+    memcpy(word, &pack, sizeof(pack));
+    const unsigned mirror = sizeof(T) == 2 ? 0x5476 : 0x7654;  // halves change places
 #pragma unroll
-      for (int k = 0; k < pack.kWords; ++k) {
-        result[k] = __byte_perm(word[k], word[pack.kWords - 1 - k], args.reverse ? mirror : 0x3210);
-      }
-      Pack<T, N> mirrored;
-      memcpy(&mirrored, result, sizeof(mirrored));
-      return mirrored;
+    for (int k = 0; k < pack.kWords && N != 1; ++k) {
+      reinterpret_cast<uint32_t&>(pack.word[k]) = __byte_perm(
+          word[k], word[pack.kWords - 1 - k], args.reverse ? mirror : 0x3210);
     }
+    return pack;
   }
 };
 
 // From each vector's maximum to the maximum before the vector; `carry` is the one before them all
 // and, within one row, moves on.
 template <class A, class R>
-__device__ __forceinline__ void maxima_before(A (&total)[kVectors], A& carry, const R& rows) {
+CORNERNET_DEVICE void maxima_before(A (&total)[kVectors], A& carry, const R& rows) {
   for (int delta = 1; delta < rows.width; delta *= 2) {
 #pragma unroll
     for (int k = 0; k < kVectors; ++k) {  // the first lanes get their own maximum back
@@ -123,7 +118,7 @@ __global__ void __launch_bounds__(kRowThreads) rows_forward(const Args<T> args) 
 
 // The maximum of all cells before `start`, for rows of more than one tile: they are read again.
 template <class T, int N>
-__device__ __forceinline__ Accumulator<T> maximum_before(int start, const Rows<T, N, 3>& rows) {
+CORNERNET_DEVICE Accumulator<T> maximum_before(int start, const Rows<T, N, 3>& rows) {
   using A = Accumulator<T>;
   Path<const T> x = rows.path(rows.args.second, 2, 0);
   A total = -INFINITY;
@@ -139,7 +134,7 @@ __device__ __forceinline__ Accumulator<T> maximum_before(int start, const Rows<T
 // Marks the cells that exceed everything before them: the starts, which collect gradients.
 // Bit k * N + n is cell n of vector k.
 template <class T, int N>
-__device__ __forceinline__ Bits<kVectors * N> find_starts(
+CORNERNET_DEVICE Bits<kVectors * N> find_starts(
     const Pack<T, N> (&x)[kVectors], Accumulator<T> carry, int start, const Rows<T, N, 3>& rows) {
   Accumulator<T> before[kVectors];
 #pragma unroll
@@ -165,7 +160,7 @@ __device__ __forceinline__ Bits<kVectors * N> find_starts(
 // The gradient that flows into each vector from those after it, up to and with the first that has a
 // start. `later` flows into the last vector and, within one row, moves on to what leaves the first.
 template <class T, int N>
-__device__ __forceinline__ void gather_heads(
+CORNERNET_DEVICE void gather_heads(
     Accumulator<T> (&incoming)[kVectors], Accumulator<T>& later, const Bits<kVectors * N>& starts,
     const Pack<T, N> (&grad)[kVectors], const Rows<T, N, 3>& rows) {
   using A = Accumulator<T>;
