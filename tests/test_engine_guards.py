@@ -108,14 +108,16 @@ class TestNonFinite:
         trainer.train()
         assert torch.equal(seen[2], seen[1]) and not torch.equal(seen[1], seen[0])
 
-    @pytest.mark.parametrize("clip", ["full_model", "norm", "value"])
-    def test_only_the_faulty_gradient_is_named(self, tmp_path: Any, clip: str) -> None:
-        """Though clipping spreads a NaN in the norm to all gradients."""
+    @pytest.mark.parametrize(
+        "clip,value", [("full_model", "nan"), ("norm", "inf"), ("value", "inf")]
+    )
+    def test_only_the_faulty_gradient_is_named(self, tmp_path: Any, clip: str, value: str) -> None:
+        """Though clipping spreads a NaN in the norm to all gradients, and hides an infinity."""
         make_dataset(str(tmp_path))
         keys = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip)
         run = (*NO_TEST, *keys, "SOLVER.NONFINITE_LIMIT", 1)
         trainer = CornerNetTrainer(tiny_config(str(tmp_path), *run))
-        trainer.model.size.bias.register_hook(lambda grad: grad / 0)
+        trainer.model.size.bias.register_hook(lambda grad: grad * float(value))
         with pytest.raises(FloatingPointError):
             trainer.train()
         dump = torch.load(tmp_path / "output" / "nonfinite_rank0.pth", weights_only=True)
