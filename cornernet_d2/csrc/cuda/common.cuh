@@ -173,7 +173,7 @@ struct Path {
   int64_t step;
 };
 
-// The first `count` packs of a path, `other` beyond. Full tiles take the path without predicates.
+// The first `count` packs of a path, `other` beyond. Full tiles are read without predicates.
 template <class T, int N, int Count>
 CORNERNET_DEVICE void load(
     Pack<T, N> (&pack)[Count], Path<const T> from, int count, Accumulator<T> other) {
@@ -191,14 +191,9 @@ CORNERNET_DEVICE void load(
 
 template <class T, int N, int Count>
 CORNERNET_DEVICE void store(Path<T> to, int count, const Pack<T, N> (&pack)[Count]) {
-  if (count >= Count) {
 #pragma unroll
-    for (int r = 0; r < Count; ++r, to.at += to.step) store(to.at, pack[r]);
-  } else {
-#pragma unroll
-    for (int r = 0; r < Count; ++r, to.at += to.step) {
-      if (r < count) store(to.at, pack[r]);
-    }
+  for (int r = 0; r < Count; ++r, to.at += to.step) {
+    if (r < count) store(to.at, pack[r]);
   }
 }
 
