@@ -1,28 +1,20 @@
 """Augmentations; tests/parity has the published code's results, draw by draw."""
 
 import itertools
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
-from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-from cornernet_d2 import model_zoo
-from cornernet_d2.canvas import Canvas
-from cornernet_d2.data import CornerNetDatasetMapper
 from cornernet_d2.data.augmentation import RandomPixelFlip, RandomScaleCrop, ScaleCropTransform
 from cornernet_d2.data.colors import (
     COLOR_EIGENVALUES,
     COLOR_EIGENVECTORS,
     ColorJitter,
     ColorTransform,
-    DistortionTransform,
     PhotometricDistortion,
 )
-from tests.parity.reference import Reference
 
 
 def test_draws_come_from_numpys_global_state():
@@ -162,87 +154,6 @@ def test_resizing_is_opencvs():
     image = np.random.RandomState(0).randint(0, 256, (100, 100, 3), np.uint8)
     output = ScaleCropTransform((50, 50), (100, 100), (70, 70)).apply_image(image)
     np.testing.assert_array_equal(output, cv2.resize(image, (70, 70)))
-
-
-# ---- MMDetection's training pipeline, from its draws ---------------------------------------------
-
-FIXTURES = Path(__file__).parent / "fixtures"
-PIPELINE = np.load(FIXTURES / "mmdet" / "train_pipeline.npz")
-PHOTOMETRIC = np.load(FIXTURES / "mmdet" / "photometric.npz")
-make_image = Reference(FIXTURES / "reference").recipe.make_image
-
-
-def cases(arrays: np.lib.npyio.NpzFile) -> list[str]:
-    return sorted({key.split("/")[0] for key in arrays if "/" in key})
-
-
-def under(arrays: np.lib.npyio.NpzFile, case: str) -> dict[str, np.ndarray]:
-    return {k.split("/")[1]: arrays[k] for k in arrays if k.startswith(f"{case}/")}
-
-
-def mmdet_config() -> CfgNode:
-    return model_zoo.get_config("CornerNet-HG104-mmdet")
-
-
-@pytest.mark.parametrize("case", cases(PIPELINE))
-def test_mmdet_crop_to_targets(case, monkeypatch):
-    want = under(PIPELINE, case)
-    image = make_image(*want["size"], int(want["seed"]))[..., ::-1]  # RGB
-    mapper = CornerNetDatasetMapper(mmdet_config(), is_train=True)
-    (crop,) = (a for a in mapper.augmentations.augs if isinstance(a, RandomScaleCrop))
-    for side, ends in zip(want["size"], (want["y_range"], want["x_range"])):
-        assert (crop.least_distance(side), side - crop.least_distance(side)) == tuple(ends)
-    draws = iter(want["center"])
-    monkeypatch.setattr(np.random, "choice", lambda scales: float(want["ratio"]))
-    monkeypatch.setattr(np.random, "randint", lambda low, high: next(draws))
-    transform = crop.get_transform(image, want["boxes"])
-    assert transform.crop_size == tuple(want["crop_shape"])
-    boxes = transform.apply_box(want["boxes"].astype(np.float64)).clip(0, 511)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    np.testing.assert_array_equal(want["labels"][kept], want["crop_labels"])
-    np.testing.assert_allclose(boxes[kept], want["resized_boxes"], atol=1e-3)
-    output = transform.apply_image(image)
-    if want["flip"]:
-        flip = T.HFlipTransform(511)
-        output, boxes = flip.apply_image(output), flip.apply_box(boxes)
-    np.testing.assert_allclose(boxes[kept], want["final_boxes"], atol=1e-3)
-    mean, std = (
-        torch.tensor(v).view(3, 1, 1)
-        for v in (mmdet_config().MODEL.PIXEL_MEAN, mmdet_config().MODEL.PIXEL_STD)
-    )
-    canvas = Canvas.fit([(511, 511)], 128, 4, "center_mean", training=True)
-    pixels = torch.from_numpy(output.transpose(2, 0, 1).copy())
-    network_input = canvas.paste([pixels], mean, std)[0]
-    assert network_input.shape == tuple(want["input_shape"])
-    np.testing.assert_allclose(network_input[:, ::24, ::24], want["input_sub"], atol=1e-5)
-    labels = torch.from_numpy(want["labels"][kept])
-    targets = mapper.target_generator.on_canvas(canvas, 0, torch.from_numpy(boxes[kept]), labels)
-    np.testing.assert_array_equal(targets.cells, want["cells"])
-    for corner, side in enumerate(("tl", "br")):
-        np.testing.assert_allclose(targets.offsets[:, corner], want[f"{side}_off"], atol=1e-4)
-
-
-def test_mmdet_distances_to_the_border():
-    crop = RandomScaleCrop((511, 511), [1.0], 128)
-    found = [crop.least_distance(side) for side in PIPELINE["border_sizes"].tolist()]
-    np.testing.assert_array_equal(found, PIPELINE["border"])
-
-
-@pytest.mark.parametrize("image_format", ["BGR", "RGB"])
-@pytest.mark.parametrize("case", cases(PHOTOMETRIC))
-def test_mmdet_colours(case, image_format):
-    want = under(PHOTOMETRIC, case)
-    image = make_image(*want["output"].shape[:2], int(want["seed"]))
-    channels = want["swap_value"].tolist()
-    order = slice(None)
-    if image_format == "RGB":
-        order, channels = slice(None, None, -1), [2 - c for c in reversed(channels)]
-    values = [want[f"{n}_value"].item() for n in ("delta", "alpha", "saturation", "hue")]
-    steps = ("brightness", "contrast", "saturation", "hue", "swap")
-    draws = (v if want[f"{s}_flag"] else None for s, v in zip(steps, [*values, channels]))
-    distortion = DistortionTransform(*draws, not want["mode"], image_format)
-    output = distortion.apply_image(image[..., order])[..., order]
-    np.testing.assert_allclose(output, want["output"], atol=1e-4)
 
 
 def test_distortion_draws_every_step_within_its_range():

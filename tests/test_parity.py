@@ -1,7 +1,8 @@
-"""The parity command on a small part of the reference, and on folders that it must reject.
+"""The parity command on small parts of the references, and on folders that it must reject.
 
-The part is renamed first: nothing may depend on the names of cases. With CORNERNET_REFERENCE_DIR
-set, the whole reference runs too, but for the full network.
+The parts are renamed first: nothing may depend on the names of cases. CORNERNET_D2_REFERENCE
+may name larger folders of either kind, joined as in PATH: their files run too, but for the full
+networks.
 """
 
 import json
@@ -13,20 +14,34 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parity.__main__ import compare, main
+from tests.parity.__main__ import KINDS, compare, main, open_folder
 from tests.parity.check import Case, match_rows, stats
-from tests.parity.reference import Reference, strided
+from tests.parity.official import network
+from tests.parity.ours import decode
+from tests.parity.reference import MMDetReference, OfficialReference, strided
 
-FIXTURES = Path(__file__).parent / "fixtures" / "reference"
-WHOLE = os.environ.get(
-    "CORNERNET_REFERENCE_DIR", str(Path(__file__).parents[2] / "shared" / "reference")
-)
-FILES = sorted(path.name for path in FIXTURES.glob("*.npz"))
+FIXTURES = Path(__file__).parent / "fixtures"
+OFFICIAL, MMDET = FIXTURES / "reference", FIXTURES / "reference_mmdet"
+LARGER = [
+    Path(path) for path in os.environ.get("CORNERNET_D2_REFERENCE", "").split(os.pathsep) if path
+]
+SLOW = "network"  # beginning of names: minutes, and gigabytes of weights
+
+
+def files(folder):
+    return sorted(path.name for path in folder.glob("*.npz") if not path.name.startswith(SLOW))
+
+
+def compared(folder):
+    """Those of its files that the command compares."""
+    return [file for file in files(folder) if file in KINDS[type(open_folder(str(folder)))]]
 
 
 def renamed(arrays):
     """The same cases under other names, in another order."""
     key = "runs" if "runs" in arrays else "cases"
+    if key not in arrays:  # numbered ones
+        return arrays
     names = [str(name) for name in arrays[key]]
     new = {name: f"case{len(names) - i}" for i, name in enumerate(names)}
     result = {}
@@ -37,13 +52,27 @@ def renamed(arrays):
     return result
 
 
+def copy_support(source, target):
+    for path in source.iterdir():
+        if path.suffix in (".py", ".json"):
+            shutil.copy(path, target)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("reference")
-    for file in ("weights.py", "keys_tiny.json"):
-        shutil.copy(FIXTURES / file, path)
-    for file in FILES:
-        np.savez(path / file, **renamed(dict(np.load(FIXTURES / file))))
+    copy_support(OFFICIAL, path)
+    for file in files(OFFICIAL):
+        np.savez(path / file, **renamed(dict(np.load(OFFICIAL / file))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def mmdet_folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference_mmdet")
+    copy_support(MMDET, path)
+    for file in files(MMDET):
+        np.savez(path / file, **renamed(dict(np.load(MMDET / file))))
     return path
 
 
@@ -51,30 +80,42 @@ def changed(folder, tmp_path, file, change):
     """A folder with one file, changed."""
     arrays = dict(np.load(folder / file))
     change(arrays)
-    for name in ("weights.py", "keys_tiny.json"):
-        shutil.copy(FIXTURES / name, tmp_path)
+    copy_support(folder, tmp_path)
     np.savez(tmp_path / file, **arrays)
-    return Reference(str(tmp_path))
+    return open_folder(str(tmp_path))
+
+
+def every_case_holds(folder, file):
+    checks = list(compare(open_folder(str(folder)), [file]))
+    assert checks
+    assert not [check for check in checks if not check.passed]
+    listed = np.load(folder / file)
+    names = listed["runs"] if "runs" in listed else listed["cases"] if "cases" in listed else []
+    return {str(name) for name in names} - {check.case for check in checks}
+
+
+def first_number_moved(name, step):
+    """A change of the first number of the first array whose path ends so."""
+
+    def change(arrays):
+        key = next(key for key in arrays if f"/{key}".endswith(f"/{name}") and arrays[key].size)
+        value = arrays[key].copy()
+        value.reshape(-1)[:1] += np.asarray(step, dtype=value.dtype)
+        arrays[key] = value
+
+    return change
 
 
 class TestReference:
-    @pytest.mark.parametrize("file", FILES)
+    @pytest.mark.parametrize("file", files(OFFICIAL))
     def test_every_case_holds(self, folder, file):
-        checks = list(compare(Reference(str(folder)), [file]))
-        assert checks
-        assert not [check for check in checks if not check.passed]
-        listed = np.load(folder / file)
-        names = {str(name) for name in listed["runs" if "runs" in listed else "cases"]}
-        assert names <= {check.case for check in checks}
+        assert not every_case_holds(folder, file)
 
-    @pytest.mark.skipif(not os.path.isdir(WHOLE), reason="no reference folder")
     @pytest.mark.parametrize(
-        "file",
-        ["augment", "corner_pool", "decode", "losses", "postprocess", "softnms", "targets"],
+        "larger, file", [(folder, file) for folder in LARGER for file in compared(folder)]
     )
-    def test_whole_file_holds(self, file):
-        checks = list(compare(Reference(WHOLE), [file]))
-        assert checks and all(check.passed for check in checks)
+    def test_every_case_of_larger_folders_holds(self, larger, file):
+        assert not every_case_holds(larger, file)
 
     @pytest.mark.parametrize(
         "file, array, step",
@@ -94,31 +135,94 @@ class TestReference:
         ],
     )
     def test_an_error_in_any_place_is_found(self, folder, tmp_path, file, array, step):
-        def change(arrays):
-            key = next(key for key in arrays if key.endswith("/" + array))
-            value = arrays[key].copy()
-            value.reshape(-1)[:1] += np.asarray(step, dtype=value.dtype)
-            arrays[key] = value
-
-        checks = list(compare(changed(folder, tmp_path, file, change)))
+        checks = list(compare(changed(folder, tmp_path, file, first_number_moved(array, step))))
         assert [check for check in checks if not check.passed]
 
     def test_a_broken_case_does_not_hide_the_others(self, folder, tmp_path):
         def change(arrays):
-            del arrays["case1/tl_heat"]
-            arrays["cases"] = np.array(["case1", "case2"])
+            arrays["cases"] = np.array(["case1", "whole"])
             for key in [key for key in arrays if key.startswith("case1/")]:
-                arrays[key.replace("case1", "case2")] = arrays[key]
-            arrays["case2/tl_heat"] = np.load(FIXTURES / "decode.npz")["k40/tl_heat"]
+                arrays[key.replace("case1", "whole")] = arrays[key]
+            del arrays["case1/tl_heat"]
 
         checks = list(compare(changed(folder, tmp_path, "decode.npz", change)))
         broken = [check for check in checks if not check.passed]
         assert [check.case for check in broken] == ["case1"]
         assert "KeyError" in broken[0].note
-        assert {check.case for check in checks} == {"case1", "case2"}
+        assert {check.case for check in checks} == {"case1", "whole"}
+
+
+class TestMMDetection:
+    @pytest.mark.parametrize("file", files(MMDET))
+    def test_every_case_holds(self, mmdet_folder, file):
+        assert not every_case_holds(mmdet_folder, file)
+
+    @pytest.mark.parametrize(
+        "file, array, step",
+        [
+            ("decode.npz", "raw_image", 1e-2),
+            ("decode.npz", "raw_mirror", 1e-2),
+            ("decode.npz", "final", 1e-1),
+            ("losses.npz", "pull_loss", 1e-3),
+            ("losses.npz", "total", 1e-1),
+            ("losses.npz", "stack1/br_off_grad", 1e-2),
+            ("softnms.npz", "linear/keep", 1),
+            ("softnms.npz", "gaussian/dets", 0),
+            ("targets.npz", "radius", 1),
+            ("targets.npz", "cells", 1),
+            ("targets.npz", "tl_off", 1e-3),
+            ("targets.npz", "br_heat_value", 1e-4),
+            ("test_pipeline.npz", "sub", 1e-3),
+            ("test_pipeline.npz", "last_rows", 1e-3),
+            ("train_pipeline.npz", "final_boxes", 0.1),
+            ("train_pipeline.npz", "final_labels", 1),
+            ("train_pipeline.npz", "center", 1),
+            ("train_step.npz", "losses", 0.1),
+            ("train_step.npz", "grad_norm", 10),
+            ("train_step.npz", "grad_l2", 0.1),
+        ],
+    )
+    def test_an_error_in_any_place_is_found(self, mmdet_folder, tmp_path, file, array, step):
+        held = [c for c in compare(open_folder(str(mmdet_folder)), [file]) if c.passed]
+        change = first_number_moved(array, step)
+        if step == 0:  # the score is the last of a row's five numbers
+
+            def change(arrays):
+                key = next(key for key in arrays if key.endswith(array))
+                arrays[key] = arrays[key] + [0, 0, 0, 0, 1e-2]
+
+        found = list(compare(changed(mmdet_folder, tmp_path, file, change)))
+        failed = {(c.case, c.quantity) for c in found if not c.passed}
+        assert failed & {(c.case, c.quantity) for c in held} or len(found) < len(held)
+
+    def test_heat_maps_beyond_their_sigmoid_are_left_out(self, mmdet_folder, tmp_path):
+        def change(arrays):
+            name = str(arrays["cases"][0])
+            arrays[f"{name}/stack0/tl_heat"] = arrays[f"{name}/stack0/tl_heat"] + 40
+
+            arrays["cases"] = arrays["cases"][:1]
+
+        checks = list(compare(changed(mmdet_folder, tmp_path, "losses.npz", change)))
+        assert checks and all(check.passed for check in checks)
+        assert not [check for check in checks if "heat" in check.quantity]
 
 
 class TestCommand:
+    @pytest.mark.parametrize(
+        "kind, files",
+        [
+            (MMDetReference, ["mm_weights.py", "weights.py", "losses.npz"]),
+            (MMDetReference, ["network.npz"]),
+            (MMDetReference, ["decode.npz", "train_step.npz"]),
+            (OfficialReference, ["weights.py", "losses.npz"]),
+            (OfficialReference, ["network_511.npz"]),
+        ],
+    )
+    def test_the_files_tell_the_kind(self, tmp_path, kind, files):
+        for file in files:
+            (tmp_path / file).touch()
+        assert type(open_folder(str(tmp_path))) is kind
+
     def test_table_and_status(self, folder, capsys, tmp_path):
         report = tmp_path / "report.json"
         arguments = [str(folder), "--only", "decode,softnms", "--json", str(report)]
@@ -157,13 +261,9 @@ class TestNetwork:
 
     @pytest.fixture
     def arrays(self, folder, tmp_path):
-        from cornernet_d2.modeling.decode import decode_corners
-        from tests.parity import network
-
-        for name in ("weights.py",):
-            shutil.copy(FIXTURES / name, tmp_path)
-        shutil.copy(FIXTURES / "keys_tiny.json", tmp_path / "keys.json")
-        reference = Reference(str(tmp_path))
+        shutil.copy(OFFICIAL / "weights.py", tmp_path)
+        shutil.copy(OFFICIAL / "keys_tiny.json", tmp_path / "keys.json")
+        reference = OfficialReference(str(tmp_path))
         checkpoint = reference.weights("keys.json", 5)
         model, _ = reference.model("keys.json", 5)
         images = np.stack([reference.recipe.make_image(63, 95, seed) for seed in (1, 2)])
@@ -191,13 +291,13 @@ class TestNetwork:
                     arrays[f"{prefix}/channel_sums"] = value.double().sum((2, 3)).numpy()
                     chosen = value[:, [0, 3]] if name == "heat" else value
                     arrays[f"{prefix}/sub"] = chosen[..., ::4, ::4].numpy()
-        decoded = decode_corners(stacks[-1], 100, 3, 0.5, 1000, keep_empty=True)
+        decoded = decode(stacks[-1], top_k=100, max_detections=1000)
         arrays["detections"] = network.decoded_rows(decoded)[:, ::-1]  # any order
         return arrays
 
     def check(self, tmp_path, arrays):
         np.savez(tmp_path / "network_63x95.npz", **arrays)
-        return [c for c in compare(Reference(str(tmp_path))) if not c.passed]
+        return [c for c in compare(open_folder(str(tmp_path))) if not c.passed]
 
     def test_holds_and_finds_errors(self, tmp_path, arrays):
         assert not self.check(tmp_path, arrays)

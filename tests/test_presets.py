@@ -21,7 +21,7 @@ from cornernet_d2.compat.official_criterion import OfficialCriterion
 from cornernet_d2.compat.official_inference import OfficialInference
 from cornernet_d2.data.augmentation import RandomPixelFlip, RandomScaleCrop
 from cornernet_d2.data.dataset_mapper import CornerNetDatasetMapper
-from tests.parity.reference import PRESET
+from tests.parity.reference import MMDetReference, OfficialReference
 
 OFFICIAL = "CornerNet-HG104-official.yaml"
 MULTI_SCALE = "CornerNet-HG104-official-multi_scale.yaml"
@@ -148,7 +148,7 @@ class TestSettings:
         assert not wrong
 
     def test_parity_is_measured_on_the_preset(self):
-        assert PRESET == OFFICIAL
+        assert (OfficialReference.preset, MMDetReference.preset) == (OFFICIAL, MMDET)
 
     def test_warm_up_starts_at_a_third(self):
         assert model_zoo.get_config(MMDET).SOLVER.WARMUP_FACTOR == pytest.approx(1 / 3)

@@ -1,4 +1,4 @@
-"""Numerical parity with the authors' implementation, measured on a folder of its outputs.
+"""Numerical parity with other implementations, measured on folders of what they computed.
 
-One module per kind of file; each has ``run(folder)`` that yields :class:`.check.Check`.
+A package per kind of folder, a module per kind of file. :mod:`.ours` is the package's side.
 """

@@ -1,11 +1,12 @@
-"""Compare every computation with a folder of the authors' outputs.
+"""Compare every computation with a folder of what another implementation computed.
 
     python -m tests.parity FOLDER
     python -m tests.parity FOLDER --only losses,decode --verbose
     python -m tests.parity FOLDER --json report.json
 
-FOLDER holds .npz files as their README describes, and the weights.py that they were made with,
-which is run. Exits with 0 if every comparison holds, 1 if one does not, 2 if there was none.
+FOLDER holds .npz files as their README describes, of the authors' code or of MMDetection, and the
+weights.py that they were made with, which is run. Which of the two it is, its files tell. Exits
+with 0 if every comparison holds, 1 if one does not, 2 if there was none.
 """
 
 import argparse
@@ -17,35 +18,27 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import (
-    augment,
-    corner_pool,
-    decode,
-    losses,
-    network,
-    postprocess,
-    softnms,
-    targets,
-    training,
-)
+from . import mmdet, official
 from .check import Check
-from .reference import Reference
+from .reference import MMDetReference, OfficialReference, Reference
 
 Runner = Callable[[Reference, str], Iterator[Check]]
-# File -> what compares it, from the quick ones to the slow ones.
-RUNNERS: dict[str, Runner] = {
-    "corner_pool.npz": corner_pool.run,
-    "targets.npz": targets.run,
-    "augment.npz": augment.run,
-    "losses.npz": losses.run,
-    "decode.npz": decode.run,
-    "softnms.npz": softnms.run,
-    "postprocess.npz": postprocess.run,
-    "training.npz": training.run,
-    "network_*.npz": network.run,
+# File pattern -> what compares it. A folder without the marks of any other kind is the last.
+KINDS: dict[type[Reference], dict[str, Runner]] = {
+    MMDetReference: mmdet.RUNNERS,
+    OfficialReference: official.RUNNERS,
 }
-# What a folder holds besides; no comparison of its own.
-SUPPORT = ("README.md", "manifest.json", "weights.py", "keys*.json", "__pycache__")
+
+
+def open_folder(path: str) -> Reference:
+    """A folder of the kind that its files tell.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    *marked, other = KINDS
+    files = Reference(path).files()
+    return next((kind for kind in marked if not set(kind.marks).isdisjoint(files)), other)(path)
 
 
 def compare(folder: Reference, only: Sequence[str] = ()) -> Iterator[Check]:
@@ -55,7 +48,7 @@ def compare(folder: Reference, only: Sequence[str] = ()) -> Iterator[Check]:
         folder: the reference.
         only: beginnings of file names to restrict it to.
     """
-    for pattern, run in RUNNERS.items():
+    for pattern, run in KINDS[type(folder)].items():
         for file in fnmatch.filter(folder.files(), pattern):
             if not only or file.startswith(tuple(only)):
                 yield from _guarded(run, folder, file)
@@ -77,7 +70,7 @@ def _guarded(run: Runner, folder: Reference, file: str) -> Iterator[Check]:
 def survey(folder: Reference, only: Sequence[str] = ()) -> list[str]:
     """What in the folder will not be compared, and what of the layout it lacks."""
     files = folder.files()
-    known = [*RUNNERS, *SUPPORT]
+    known = [*KINDS[type(folder)], *folder.support]
     lines = [
         f"unknown file: {file}"
         for file in files
@@ -85,7 +78,7 @@ def survey(folder: Reference, only: Sequence[str] = ()) -> list[str]:
     ]
     lines += [
         f"not in the folder: {pattern}"
-        for pattern in RUNNERS
+        for pattern in KINDS[type(folder)]
         if not fnmatch.filter(files, pattern) and (not only or pattern.startswith(tuple(only)))
     ]
     return lines
@@ -136,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and print the table."""
     args = get_parser().parse_args(argv)
     try:
-        folder = Reference(args.folder)
+        folder = open_folder(args.folder)
     except FileNotFoundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

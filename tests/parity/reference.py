@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -18,12 +20,18 @@ from cornernet_d2 import model_zoo
 from cornernet_d2.checkpoint import Checkpoint, infer_architecture, parse
 
 Arrays = Mapping[str, np.ndarray]
-# The preset that computes what the reference was made with.
-PRESET = "CornerNet-HG104-official.yaml"
+# The presets that compute what the two kinds of reference were made with.
+OFFICIAL = "CornerNet-HG104-official.yaml"
+MMDET = "CornerNet-HG104-mmdet.yaml"
 
 
 class Reference:
     """A folder of the layout that its README describes.
+
+    Attributes:
+        preset: the config that computes what the folder was made with.
+        marks: names of files that only this kind of folder has.
+        support: what such a folder holds besides arrays to compare, as patterns.
 
     Args:
         path: the folder.
@@ -31,6 +39,12 @@ class Reference:
     Raises:
         FileNotFoundError: there is no such folder.
     """
+
+    preset: str
+    marks: tuple[str, ...] = ()
+    support: tuple[str, ...] = (
+        *("README.md", "manifest.json", "weights.py", "keys*.json", "__pycache__"),
+    )
 
     def __init__(self, path: str):
         if not os.path.isdir(path):
@@ -53,9 +67,13 @@ class Reference:
         return _import(os.path.join(self.path, "weights.py"))
 
     def keys(self, file: str) -> list[dict[str, Any]]:
-        """The official state dict's entries, in its order: key, shape, dtype, kind."""
+        """The state dict's entries, in its order: key, shape, and perhaps dtype and kind."""
         with open(os.path.join(self.path, file)) as f:
             return json.load(f)["keys"]
+
+    def state_dict(self, keys_file: str, seed: int) -> dict[str, torch.Tensor]:
+        """Weights of the recipe under their own names."""
+        raise NotImplementedError
 
     def weights(self, keys_file: str, seed: int) -> Checkpoint:
         """Weights of the recipe, through the reader of published checkpoints.
@@ -63,14 +81,13 @@ class Reference:
         The last ones are kept: the full network's take seconds to make.
         """
         if self._made is None or self._made[0] != (keys_file, seed):
-            path = os.path.join(self.path, keys_file)
-            state = self.recipe.make_state_dict(path, seed)
+            state = self.state_dict(os.path.join(self.path, keys_file), seed)
             self._made = (keys_file, seed), parse(state, keys_file)
         return self._made[1]
 
     def config(self, checkpoint: Checkpoint) -> CfgNode:
-        """The official preset for a network of these weights' shapes."""
-        cfg = model_zoo.get_config(PRESET)
+        """The preset for a network of these weights' shapes."""
+        cfg = model_zoo.get_config(self.preset)
         architecture = infer_architecture(checkpoint.weights)
         cfg.merge_from_list([item for pair in architecture.items() for item in pair])
         cfg.MODEL.DEVICE = "cpu"
@@ -83,6 +100,29 @@ class Reference:
         model = build_model(cfg)
         model.load_state_dict(checkpoint.weights, strict=True)
         return model, cfg
+
+
+class OfficialReference(Reference):
+    """Numbers of the authors' code."""
+
+    preset = OFFICIAL
+
+    def state_dict(self, keys_file: str, seed: int) -> dict[str, torch.Tensor]:
+        return self.recipe.make_state_dict(keys_file, seed)
+
+
+class MMDetReference(Reference):
+    """Numbers of MMDetection."""
+
+    preset = MMDET
+    marks = ("mm_weights.py", "network.npz", "test_pipeline.npz", "train_pipeline.npz")
+    marks += ("train_step.npz", "photometric.npz")
+    support = (*Reference.support, "mm_weights.py")
+
+    def state_dict(self, keys_file: str, seed: int) -> dict[str, torch.Tensor]:
+        with mock.patch.dict(sys.modules, weights=self.recipe):  # which mm_weights.py imports
+            recipe = _import(os.path.join(self.path, "mm_weights.py"))
+        return recipe.make_state_dict(recipe.load_keys(keys_file), seed)
 
 
 @lru_cache(maxsize=None)

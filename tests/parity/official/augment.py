@@ -9,8 +9,8 @@ from cornernet_d2.data.augmentation import PixelFlipTransform, RandomScaleCrop, 
 from cornernet_d2.data.colors import COLOR_EIGENVALUES, COLOR_EIGENVECTORS, ColorJitter
 from cornernet_d2.targets import CornerTargetGenerator
 
-from .check import Case, Check, guarded
-from .reference import PRESET, Arrays, Reference, case_names, numbered, strided, under
+from ..check import Case, Check, guarded
+from ..reference import OFFICIAL, Arrays, Reference, case_names, numbered, strided, under
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
@@ -26,7 +26,7 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
 
 def crops(folder: Reference, file: str, arrays: Arrays) -> Iterator[Check]:
     """The groups ``crop/0/``, ``crop/1/``, ... of targets.npz."""
-    crop = model_zoo.get_config(PRESET).INPUT.CORNERNET.CROP
+    crop = model_zoo.get_config(OFFICIAL).INPUT.CORNERNET.CROP
     if "crop/random_scales" in arrays:
         case = Case(file, "crop")
         yield case.absolute("scales", crop.SCALES, arrays["crop/random_scales"], 1e-9)
@@ -43,7 +43,7 @@ def placed_boxes(transform: ScaleCropTransform, boxes: np.ndarray) -> np.ndarray
 
 def _colours(case: Case, want: Arrays) -> Iterator[Check]:
     """Our images are in 0..255, the reference's in 0..1."""
-    cfg = model_zoo.get_config(PRESET)
+    cfg = model_zoo.get_config(OFFICIAL)
     image = want["image"].astype(np.float32)
     order = [str(step) for step in want["order"]]
     draws = (order, want["alpha"])

@@ -6,8 +6,8 @@ import torch
 
 from cornernet_d2.layers import corner_pool
 
-from .check import Case, Check, guarded
-from .reference import Arrays, Reference, case_names, under
+from ..check import Case, Check, guarded
+from ..reference import Arrays, Reference, case_names, under
 
 MODES = ("top", "bottom", "left", "right")
 

@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from cornernet_d2.modeling.decode import Pairs, decode_corners
-
-from .check import Case, Check, check_stats, match_rows, stats, to_array
-from .reference import Arrays, Reference, numbered, strided, under
+from ..check import Case, Check, check_stats, match_rows, stats, to_array
+from ..ours import Pairs, decode
+from ..reference import Arrays, Reference, numbered, strided, under
 
 KEYS = "keys.json"
 # The official decoding of `detections`; the second array differs in the embedding threshold.
-DECODE = {"top_k": 100, "nms_kernel": 3, "max_detections": 1000, "keep_empty": True}
+DECODE = {"top_k": 100, "nms_kernel": 3, "max_detections": 1000}
 EMBEDDING_THRESHOLDS = {"detections": 0.5, "detections_ae5": 5.0}
 OUTPUTS = {"heat": "heatmap", "tag": "embedding", "regr": "offset"}
 TOLERANCES = {"heat": 1e-3, "tag": 1e-3, "regr": 2e-4}
@@ -132,16 +131,14 @@ def _output(
 def _detections(
     case: Case, name: str, maps: Any, threshold: float, want: np.ndarray
 ) -> Iterator[Check]:
-    got = decoded_rows(decode_corners(maps, embedding_threshold=threshold, **DECODE))
+    got = decoded_rows(decode(maps, embedding_threshold=threshold, **DECODE))
     for image, (ours, theirs) in enumerate(zip(got, want)):
         ours, theirs = (rows[rows[:, 4] > -1] for rows in (ours, theirs))
         ours = match_rows(ours, theirs)
         yield case.absolute(f"{name} of image {image}", ours, theirs, 1e-3)
 
 
-def decoded_rows(pairs: Pairs) -> np.ndarray:
+def decoded_rows(decoded: Pairs) -> np.ndarray:
     """Our decoding as the official (N, K, 8): box, score, both corners' scores, class."""
-    boxes, scores, corner_scores, classes = (to_array(x) for x in pairs)
-    return np.concatenate(
-        [boxes, scores[..., None], corner_scores, classes[..., None].astype(boxes.dtype)], axis=-1
-    )
+    boxes, scores, corners, classes = (to_array(x).astype(np.float32) for x in decoded)
+    return np.concatenate([boxes, scores[..., None], corners, classes[..., None]], axis=-1)

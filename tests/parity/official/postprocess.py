@@ -6,29 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-from detectron2.modeling import build_model
-from torch import nn
 
-from cornernet_d2 import model_zoo
-from cornernet_d2.canvas import Canvas
-from cornernet_d2.compat.official_inference import OfficialInference
-from cornernet_d2.modeling.decode import Pairs
-
-from .check import Case, Check, check_stats, guarded, stats, to_array
-from .reference import PRESET, Arrays, Reference, case_names, numbered, strided, under
+from ..check import Case, Check, check_stats, guarded, stats, to_array
+from ..ours import blank_maps, detect_stored, small_config, small_model
+from ..reference import OFFICIAL, Arrays, Reference, case_names, numbered, strided, under
 
 METHODS = {"exp_soft_nms": "gaussian", "linear_soft_nms": "linear", "nms": "hard"}
-# The smallest network with the paper's divisibility; its maps are never used.
-NETWORK = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.HOURGLASS.STACKS": 1,
-    "MODEL.HOURGLASS.WIDTHS": [2] * 6,
-    "MODEL.HOURGLASS.BLOCKS": [1] * 6,
-    "MODEL.HOURGLASS.STEM_WIDTH": 2,
-    "MODEL.HOURGLASS.OUT_CHANNELS": 2,
-    "MODEL.CORNERNET.HEAD_WIDTH": 2,
-    "MODEL.CORNERNET.POOL_WIDTH": 2,
-}
 # The results file rounds to two decimals.
 COCO_TOLERANCE = 5e-3 + 1e-3
 
@@ -40,46 +23,24 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
         yield from guarded(case, _run(case, folder, under(arrays, name)))
 
 
-class StoredCorners(OfficialInference):
-    """The pipeline with decoded corners of a file in place of the network's.
-
-    Attributes:
-        pending: (2, n, 8) decoded rows of each scale to come: of the image and its mirror image.
-        origins: (x, y) of the image on the map at each scale so far.
-    """
-
-    pending: list[np.ndarray]
-    origins: list[np.ndarray]
-
-    def decode(self, maps: Any, canvas: Canvas) -> Pairs:
-        rows = torch.from_numpy(self.pending.pop(0))
-        self.origins.append(canvas.origin()[0].numpy())
-        return Pairs(rows[..., :4], rows[..., 4], rows[..., 5:7], rows[..., 7].long())
-
-
 def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
-    model = _model(want)
-    inputs: list[torch.Tensor] = []
-    stored = model.corner_inference.inference
-    model.last_maps = lambda pixels: inputs.append(pixels) or _blank_maps(pixels)
+    settings = _settings(want)
+    model, cfg = small_model(OFFICIAL, settings), small_config(OFFICIAL, settings)
     for index, wanted in numbered(want, "image"):
         height, width = (int(side) for side in want["image_sizes"][index])
         image = folder.recipe.make_image(height, width, int(want["image_seeds"][index]))
         scales = [scale for _, scale in numbered(wanted, "scale")]
-        inputs.clear()
-        stored.pending, stored.origins = [scale["decoded"] for scale in scales], []
         tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
-        (instances,) = model.inference([{"image": tensor}], do_postprocess=False)
+        decoded = [scale["decoded"] for scale in scales]
+        instances, inputs, origins = detect_stored(model, cfg, tensor, decoded)
         for number, scale in enumerate(scales):
             name = f"image{index}/scale{number}"
-            yield from _input(case, name, inputs[number], stored.origins[number], scale)
+            yield from _input(case, name, inputs[number], origins[number], scale)
         yield from _result(case, f"image{index}", instances, wanted)
 
 
-def _model(want: Arrays) -> nn.Module:
-    cfg = model_zoo.get_config(PRESET)
-    settings = {
-        **NETWORK,
+def _settings(want: Arrays) -> dict[str, Any]:
+    return {
         "MODEL.CORNERNET.NUM_CLASSES": int(want["categories"]),
         "MODEL.CORNERNET.TEST.TOP_K": int(want["top_k"]),
         "MODEL.CORNERNET.TEST.NMS_KERNEL": int(want["nms_kernel"]),
@@ -91,23 +52,13 @@ def _model(want: Arrays) -> nn.Module:
         "MODEL.CORNERNET.TEST.MERGE.EXPONENT": float(want["weight_exp"]),
         "TEST.DETECTIONS_PER_IMAGE": int(want["max_per_image"]),
     }
-    cfg.merge_from_list([item for pair in settings.items() for item in pair])
-    model = build_model(cfg).eval()
-    model.corner_inference.inference = StoredCorners(cfg)
-    return model
-
-
-def _blank_maps(pixels: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
-    """Maps of the size that the network would give."""
-    size = [-(-side // 4) for side in pixels.shape[-2:]]
-    return {corner: {"heatmap": pixels.new_zeros(len(pixels), 1, *size)} for corner in ("tl", "br")}
 
 
 def _input(
     case: Case, name: str, pixels: torch.Tensor, origin: np.ndarray, want: Arrays
 ) -> Iterator[Check]:
     yield case.exact(f"{name} input size", pixels.shape[-2:], want["input_size"])
-    map_size = _blank_maps(pixels)["tl"]["heatmap"].shape[-2:]
+    map_size = blank_maps(pixels)["tl"]["heatmap"].shape[-2:]
     yield case.exact(f"{name} map size", map_size, want["out_size"])
     ratio = want["out_size"] / want["input_size"]
     top, _, left, _ = want["border"]

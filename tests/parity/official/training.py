@@ -13,9 +13,10 @@ from cornernet_d2.engine.train_loop import GuardedTrainer
 from cornernet_d2.engine.trainer import CornerNetTrainer
 from cornernet_d2.targets import CornerTargetGenerator
 
-from .check import Case, Check, check_stats, guarded, stats
+from ..check import Case, Check, check_stats, guarded, stats
+from ..ours import dense, join, targets_of
+from ..reference import Arrays, Reference, case_names, numbered, strided, under
 from .losses import OUTPUTS, target_batch
-from .reference import Arrays, Reference, case_names, numbered, strided, under
 
 KEYS = "keys_tiny.json"
 GRADIENT_NORM_TOLERANCES = (1e-3, 5e-2, 0.2)  # of steps 1, 2 and 3 on
@@ -96,16 +97,15 @@ class _Repeat:
 def _input(
     case: Case, model: nn.Module, batch: list[dict[str, Any]], want: Arrays
 ) -> Iterator[Check]:
-    images, canvas = model.preprocess_image(batch)
+    images, _ = model.preprocess_image(batch)
     yield from check_stats(case, "input", stats(images), want["input_stats"], 1e-5)
     sample = want["input_sub"]
     yield case.absolute("input sample", strided(images, sample.shape), sample, 1e-5)
-    got = model.criterion.prepare(model.corner_targets(batch, canvas), torch.device("cpu"))
+    got = join(model.criterion, targets_of(model, batch))
     wanted = target_batch(want)
     yield case.exact("target cells", got.cells, wanted.cells)
     yield case.absolute("target offsets", got.offsets, wanted.offsets, 1e-6)
-    heatmaps, expected = (batch.heatmaps.dense()[0] for batch in (got, wanted))
-    yield case.absolute("target heat maps", heatmaps, expected, 1e-6)
+    yield case.absolute("target heat maps", dense(got), dense(wanted), 1e-6)
 
 
 def _components(

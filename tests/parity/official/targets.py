@@ -7,16 +7,12 @@ import numpy as np
 import torch
 
 from cornernet_d2.data.augmentation import ScaleCropTransform
-from cornernet_d2.targets import (
-    CornerTargetGenerator,
-    CornerTargets,
-    draw_heatmaps,
-    gaussian_radius,
-)
+from cornernet_d2.targets import CornerTargetGenerator, CornerTargets, gaussian_radius
 
+from ..check import Case, Check, guarded, stats
+from ..ours import dense_targets, draw
+from ..reference import Arrays, Reference, case_names, strided, under
 from .augment import crops, placed_boxes
-from .check import Case, Check, guarded, stats
-from .reference import Arrays, Reference, case_names, strided, under
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
@@ -107,7 +103,7 @@ def _sparse(case: Case, targets: list[CornerTargets], want: Arrays) -> Iterator[
 def _heatmaps(
     case: Case, variant: str, targets: list[CornerTargets], want: Arrays
 ) -> Iterator[Check]:
-    heat, _ = draw_heatmaps(targets).dense()
+    heat = draw(targets)
     for corner, name in enumerate(("tl", "br")):
         got, prefix = heat[:, corner], f"{variant}_{name}_heat"
         yield case.exact(f"{variant} {name} shape", got.shape, want[f"{prefix}_shape"])
@@ -160,4 +156,4 @@ def _drawn(peaks: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         generator=CornerTargetGenerator(1, stride=1),
         canvas_size=tuple(size),
     )
-    return targets.dense_heatmaps()[0, 0]
+    return dense_targets(targets)[0, 0]

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 import torch
 
-from cornernet_d2.compat.official_soft_nms import official_soft_nms
-
-from .check import Case, Check, guarded
-from .reference import Arrays, Reference, case_names, under
+from ..check import Case, Check, guarded
+from ..ours import official_soft_nms
+from ..reference import Arrays, Reference, case_names, under
 
 METHODS = ("hard", "linear", "gaussian")  # by the authors' number
 MERGE_SIGMA, MERGE_MIN_SCORE = 0.5, 0.001  # the same for all merge configs

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterator
 
-import torch
-
-from cornernet_d2.modeling.decode import decode_corners
-
-from .check import Case, Check, guarded
+from ..check import Case, Check, guarded
+from ..ours import decode, maps_of
+from ..reference import Arrays, Reference, case_names, under
 from .network import OUTPUTS, decoded_rows
-from .reference import Arrays, Reference, case_names, under
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
@@ -19,21 +16,12 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:
-    maps = {
-        corner: {
-            ours: torch.from_numpy(want[f"{corner}_{official}"])
-            for official, ours in OUTPUTS.items()
-            if f"{corner}_{official}" in want
-        }
-        for corner in ("tl", "br")
-    }
-    decoded = decode_corners(
-        maps,
+    decoded = decode(
+        maps_of(want, OUTPUTS),
         top_k=int(want["K"]),
         nms_kernel=int(want["kernel"]),
         embedding_threshold=float(want["ae_threshold"]),
         max_detections=int(want["num_dets"]),
-        keep_empty=True,
     )
     for image, rows in enumerate(decoded_rows(decoded)):
         valid = int(want["valid"][image])

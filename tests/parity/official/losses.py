@@ -1,20 +1,19 @@
 """losses.npz: the losses of given maps and targets, and their gradients."""
 
-import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
-from cornernet_d2.compat.official_criterion import CLAMP, OfficialCriterion
-from cornernet_d2.heatmaps import Heatmaps, Planes
-from cornernet_d2.modeling.target_batch import TargetBatch
-
-from .check import Case, Check, guarded
-from .reference import Arrays, Reference, case_names, numbered, under
+from ..check import Case, Check, guarded
+from ..ours import dense_batch, small_model
+from ..reference import OFFICIAL, Arrays, Reference, case_names, numbered, under
 
 OUTPUTS = {"heat": "heatmap", "tag": "embedding", "regr": "offset"}
 CORNERS = ("tl", "br")
+# Beyond it the official code has no gradient and its logarithms lose their last digits.
+CLAMP = 1e-4
 # The weights of the official total; its own JSON has no keys for them.
 PULL_WEIGHT = PUSH_WEIGHT = 0.1
 Losses = dict[str, torch.Tensor]
@@ -30,7 +29,7 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:
     tolerance = 1e-4 if _saturated(want) else 1e-5
-    criterion = OfficialCriterion(pull_weight=PULL_WEIGHT, push_weight=PUSH_WEIGHT)
+    criterion = small_model(OFFICIAL).criterion
     batch, stacks = target_batch(want), _stacks(want)
     losses = criterion(stacks, batch)
     alone = [criterion([maps], batch) for maps in stacks]
@@ -41,7 +40,7 @@ def _case(case: Case, want: Arrays) -> Iterator[Check]:
     yield from _gradients(case, stacks, want)
 
 
-def target_batch(want: Arrays) -> TargetBatch:
+def target_batch(want: Arrays) -> Any:
     """Official dense targets, padded lists with a mask, as our criterion takes them."""
     mask = torch.from_numpy(want["gt_mask"]).bool()
     image_index = mask.nonzero()[:, 0]
@@ -50,18 +49,7 @@ def target_batch(want: Arrays) -> TargetBatch:
         return torch.stack([torch.from_numpy(want[f"gt_{c}_{name}"])[mask] for c in CORNERS], 1)
 
     heatmaps = torch.stack([torch.from_numpy(want[f"gt_{c}_heat"]) for c in CORNERS], dim=1)
-    positives = (heatmaps == 1).sum(dim=(0, 2, 3, 4)).tolist()
-    shape = (heatmaps.shape[0], heatmaps.shape[2])
-    index = torch.arange(math.prod(shape))
-    planes = Planes(index, tuple(index.tolist()), shape)
-    return TargetBatch(
-        heatmaps=Heatmaps(heatmaps.transpose(1, 2).flatten(0, 1), None, planes),
-        image_index=image_index,
-        cells=both("ind"),
-        offsets=both("regr"),
-        counts=torch.tensor([len(image_index), *positives], dtype=torch.float64),
-        objects=tuple(mask.sum(1).tolist()),
-    )
+    return dense_batch(heatmaps, image_index, both("ind"), both("regr"))
 
 
 def expected(want: Arrays, prefix: str) -> dict[str, float]:
