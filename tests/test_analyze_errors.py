@@ -9,6 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, Instances
+from tiny_run import TINY_NETWORK
 
 from cornernet_d2 import load_config
 from cornernet_d2.engine import CornerNetTrainer
@@ -38,19 +39,9 @@ def cfg(tmp_path):
     register_coco_instances(NAME, {}, str(tmp_path / "truth.json"), str(tmp_path))
     cfg = load_config(
         "CornerNet-Shapes",
-        ["MODEL.DEVICE", "cpu", "MODEL.HOURGLASS.DEPTH", "1", "MODEL.HOURGLASS.WIDTHS", "[8, 8]"]
-        + ["MODEL.HOURGLASS.BLOCKS", "[1, 1]", "MODEL.HOURGLASS.STEM_WIDTH", "8"]
-        + ["MODEL.HOURGLASS.OUT_CHANNELS", "8", "MODEL.CORNERNET.HEAD_WIDTH", "8"]
-        + ["MODEL.CORNERNET.POOL_WIDTH", "8", "MODEL.CORNERNET.NUM_CLASSES", "2"]
-        + [
-            "INPUT.MIN_SIZE_TEST",
-            "96",
-            "INPUT.MAX_SIZE_TEST",
-            "128",
-            "DATASETS.TEST",
-            f"('{NAME}',)",
-        ]
-        + ["DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "output")],
+        [*TINY_NETWORK, "MODEL.CORNERNET.NUM_CLASSES", 2, "INPUT.MIN_SIZE_TEST", 96]
+        + ["INPUT.MAX_SIZE_TEST", 128, "DATASETS.TEST", (NAME,), "DATALOADER.NUM_WORKERS", 0]
+        + ["OUTPUT_DIR", str(tmp_path / "output")],
     )
     torch.manual_seed(0)
     model = CornerNetTrainer.build_model(cfg).eval()

@@ -7,25 +7,15 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-
-from cornernet_d2 import model_zoo
+from tiny_run import tiny_network
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
-SMALL = [
-    *("MODEL.DEVICE", "cpu", "MODEL.HOURGLASS.STACKS", 1, "MODEL.HOURGLASS.DEPTH", 1),
-    *("MODEL.HOURGLASS.WIDTHS", [16, 16], "MODEL.HOURGLASS.BLOCKS", [1, 1]),
-    *("MODEL.HOURGLASS.STEM_WIDTH", 8, "MODEL.HOURGLASS.OUT_CHANNELS", 16),
-    *("MODEL.CORNERNET.HEAD_WIDTH", 16, "MODEL.CORNERNET.POOL_WIDTH", 16),
-    *("MODEL.CORNERNET.NUM_CLASSES", 2),
-]
-
 
 def small_config(*overrides: object) -> CfgNode:
-    cfg = model_zoo.get_config("CornerNet-HG104")
-    cfg.defrost()
-    cfg.merge_from_list([*SMALL, *overrides])
-    return cfg
+    small = ["MODEL.HOURGLASS.STACKS", 1, "MODEL.HOURGLASS.DEPTH", 1]  # compiling takes the time
+    small += ["MODEL.HOURGLASS.WIDTHS", [8, 8], "MODEL.HOURGLASS.BLOCKS", [1, 1]]
+    return tiny_network("CornerNet-HG104", *small, *overrides)
 
 
 def step(compiled: bool) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from tiny_run import tiny_network
 
 from cornernet_d2 import model_zoo
 from cornernet_d2.canvas import Canvas
@@ -19,21 +20,9 @@ from cornernet_d2.targets import CornerTargetGenerator
 LOSSES = ["loss_heatmap", "loss_pull", "loss_push", "loss_offset"]
 
 
-def tiny_cfg(*opts):
-    cfg = model_zoo.get_config("CornerNet-HG104.yaml")
-    cfg.merge_from_list(
-        ["MODEL.DEVICE", "cpu", "MODEL.HOURGLASS.DEPTH", 2]
-        + ["MODEL.HOURGLASS.WIDTHS", [8, 8, 12], "MODEL.HOURGLASS.BLOCKS", [1, 1, 1]]
-        + ["MODEL.HOURGLASS.STEM_WIDTH", 8, "MODEL.HOURGLASS.OUT_CHANNELS", 8]
-        + ["MODEL.CORNERNET.NUM_CLASSES", 3, "MODEL.CORNERNET.HEAD_WIDTH", 8]
-        + ["MODEL.CORNERNET.POOL_WIDTH", 8, *opts]
-    )
-    return cfg
-
-
 def tiny_model(*opts) -> CornerNet:
     torch.manual_seed(0)
-    return build_model(tiny_cfg(*opts))
+    return build_model(tiny_network("CornerNet-HG104", *opts))
 
 
 def detecting_model(*opts) -> CornerNet:
@@ -287,7 +276,7 @@ def test_pictures_need_a_period():
 
 
 def test_other_backbone_under_our_head():
-    cfg = tiny_cfg("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
+    cfg = tiny_network("CornerNet-HG104", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
@@ -305,14 +294,16 @@ def test_other_backbone_under_our_head():
 
 
 def test_feature_of_another_stride_is_refused():
-    cfg = tiny_cfg("MODEL.CORNERNET.IN_FEATURES", ["stack1", "p9"])
+    cfg = tiny_network("CornerNet-HG104", "MODEL.CORNERNET.IN_FEATURES", ["stack1", "p9"])
     with pytest.raises(ValueError, match="MODEL.CORNERNET.IN_FEATURES names .'p9'"):
         build_model(cfg)
 
 
 def test_our_backbone_under_another_head():
     """RetinaNet on the hourglass's feature map."""
-    cfg = tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.HOURGLASS.STACKS", 1)
+    cfg = tiny_network(
+        "CornerNet-HG104", "MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.HOURGLASS.STACKS", 1
+    )
     cfg.MODEL.RETINANET.IN_FEATURES = ["stack1"]
     cfg.MODEL.RETINANET.NUM_CLASSES = 3
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16, 32]]

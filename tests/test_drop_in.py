@@ -17,6 +17,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
+from tiny_run import TINY_NETWORK
 
 import cornernet_d2
 import cornernet_d2.engine
@@ -45,11 +46,7 @@ def cfg(tmp_path):
     cornernet_d2.add_cornernet_config(cfg)
     cfg.merge_from_file(cornernet_d2.model_zoo.get_config_file("CornerNet-HG104.yaml"))
     cfg.merge_from_list(
-        ["MODEL.DEVICE", "cpu", "MODEL.HOURGLASS.STACKS", 1, "MODEL.HOURGLASS.DEPTH", 2]
-        + ["MODEL.HOURGLASS.WIDTHS", [16, 16, 24], "MODEL.HOURGLASS.BLOCKS", [1, 1, 1]]
-        + ["MODEL.HOURGLASS.STEM_WIDTH", 8, "MODEL.HOURGLASS.OUT_CHANNELS", 16]
-        + ["MODEL.CORNERNET.NUM_CLASSES", 1, "MODEL.CORNERNET.HEAD_WIDTH", 16]
-        + ["MODEL.CORNERNET.POOL_WIDTH", 16, "INPUT.MIN_SIZE_TRAIN", (0,)]
+        [*TINY_NETWORK, "MODEL.CORNERNET.NUM_CLASSES", 1, "INPUT.MIN_SIZE_TRAIN", (0,)]
         + ["INPUT.RANDOM_FLIP", "none", "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3]
         + ["SOLVER.STEPS", (), "DATASETS.TRAIN", (NAME,), "DATASETS.TEST", ()]
         + ["DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(tmp_path / "output")]

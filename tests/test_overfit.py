@@ -5,12 +5,12 @@ import json
 import cv2
 import numpy as np
 import pytest
+from tiny_run import TINY_NETWORK
 
 from cornernet_d2 import load_config
 from cornernet_d2.tools import overfit
 
-TINY = ["MODEL.HOURGLASS.DEPTH", "2", "MODEL.HOURGLASS.WIDTHS", "[8, 8, 12]"]
-TINY += ["MODEL.HOURGLASS.BLOCKS", "[1, 1, 1]", "MODEL.CORNERNET.HEAD_WIDTH", "8"]
+TINY = list(map(str, TINY_NETWORK[:-2]))  # the classes are those of the data
 TINY += ["INPUT.MIN_SIZE_TRAIN", "(0,)", "INPUT.MIN_SIZE_TEST", "0"]
 TINY += ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0"]
 
