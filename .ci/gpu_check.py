@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List
 
 import torch
 
@@ -33,7 +33,7 @@ torch.cuda.synchronize()
 """
 
 
-def _step(title: str, command: List[str], **environment: str) -> bool:
+def _step(title: str, command: list[str], **environment: str) -> bool:
     print(f"\n## {title}\n", flush=True)
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment})
     if done.returncode:

@@ -1,12 +1,10 @@
 """Corner pooling position by position: slow, obvious, and independent of the package; test maps."""
 
-from typing import Tuple
-
 import torch
 from torch import Tensor
 
 
-def first_maximum_scan(x: Tensor, dim: int, reverse: bool) -> Tuple[Tensor, Tensor]:
+def first_maximum_scan(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
     """Running maximum along ``dim`` and the index of its first occurrence in scan order."""
     length = x.shape[dim]
     values, indices = x.clone(), torch.zeros(x.shape, dtype=torch.int64)

@@ -6,7 +6,6 @@ Every number is a ratio to a baseline measured in the same run, in turns with it
 import argparse
 import importlib
 import sys
-from typing import List, Optional
 
 SUBCOMMANDS = {
     "op": "corner pooling against a copy, cummax and loops",
@@ -15,7 +14,7 @@ SUBCOMMANDS = {
 }
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description=__doc__.splitlines()[0]
     )

@@ -9,7 +9,7 @@ import ctypes
 import statistics
 import sys
 import time
-from typing import Callable, Dict, List, Sequence, Tuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ MODES = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3,
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The thread's processor time leaves out what other programs take; it counts one thread only.
 Clock = Callable[[], float]
-CLOCKS: Dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.thread_time}
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.thread_time}
 Way = Callable[[Tensor, str], Tensor]
 
 
@@ -45,7 +45,7 @@ def log_step(x: Tensor, mode: str) -> Tensor:
     return fallback.scan_max(x, *MODES[mode])
 
 
-WAYS: Dict[str, Way] = {
+WAYS: dict[str, Way] = {
     "corner_pool": corner_pool, "cummax": cummax, "log-step": log_step, "loop": loop
 }  # fmt: skip
 
@@ -66,13 +66,13 @@ def keep_freed_memory() -> None:
 
 def measure(
     calls: Sequence[Callable[[], object]], repeats: int, device: str, clock: Clock
-) -> List[float]:
+) -> list[float]:
     """Median milliseconds of each call; the calls take turns.
 
     Every timed call follows an untimed one, so that caches and the allocator are equally warm
     whatever ran before.
     """
-    times: List[List[float]] = [[] for _ in calls]
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for record, call in zip(times, calls):
             call()
@@ -108,7 +108,7 @@ def _both(way: Way, x: Tensor, grad: Tensor, mode: str) -> Callable[[], object]:
 
 def compare(
     x: Tensor, grad: Tensor, mode: str, repeats: int, clock: Clock
-) -> List[Tuple[str, float, float]]:
+) -> list[tuple[str, float, float]]:
     """(name, forward ms, forward + backward ms) for the copy and every way."""
     device = x.device.type
     copy: Way = lambda x, _: x.clone()  # noqa: E731
@@ -120,7 +120,7 @@ def compare(
 
 def compare_sum(
     x: Tensor, grad: Tensor, corner: str, repeats: int, clock: Clock
-) -> List[Tuple[str, float, float]]:
+) -> list[tuple[str, float, float]]:
     """The same for the fused sum of a corner's two pools."""
     vertical, horizontal = ("top", "left") if corner == "tl" else ("bottom", "right")
 
@@ -140,7 +140,7 @@ def compare_sum(
     return list(zip(ways, forward, both))
 
 
-def _rows(label: str, results: List[Tuple[str, float, float]]) -> List[str]:
+def _rows(label: str, results: list[tuple[str, float, float]]) -> list[str]:
     _, base, _ = results[0]
     _, ours, ours_both = results[1]
     return [

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -125,7 +125,7 @@ class MMDetReference(Reference):
         return recipe.make_state_dict(recipe.load_keys(keys_file), seed)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _import(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("cornernet_reference_weights", path)
     module = importlib.util.module_from_spec(spec)

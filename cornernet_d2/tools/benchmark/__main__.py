@@ -6,14 +6,13 @@ Every number is a ratio to a baseline measured in the same run, in turns with it
 import argparse
 import importlib
 import sys
-from typing import List, Optional
 
 SUBCOMMANDS = {
     "train": "training iterations of the whole model",
 }
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cornernet_d2.tools.benchmark", description=__doc__.splitlines()[0]
     )
