@@ -4,7 +4,7 @@
 # make gpu-check    build, test and measure the CUDA operator on a machine that has a GPU
 # make setup        install only
 # make wheels       a wheel for other machines in dist/, see docs/install.md
-# make clean        remove what was built; data sets and trained models stay
+# make clean        remove what was built; datasets and trained models stay
 #
 # Everything is installed into the active virtual environment, or else into .venv. What imports
 # there already (torch, OpenCV, Detectron2) is used as it is.

@@ -16,6 +16,8 @@ Environment:
     CORNERNET_D2_OPENCV       the OpenCV package to require, instead of the one that is there
 """
 
+from __future__ import annotations  # so that an older Python gets as far as python_requires
+
 import os
 import re
 import subprocess

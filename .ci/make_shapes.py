@@ -1,4 +1,4 @@
-"""Write a small synthetic detection data set in COCO format.
+"""Write a small synthetic detection dataset in COCO format.
 
     python .ci/make_shapes.py --output datasets/shapes
 
@@ -220,7 +220,7 @@ def _holds(folder: Path, wanted: dict[str, int]) -> bool:
 
 
 def make_shapes(output: Path, settings: Settings = Settings()) -> bool:
-    """Writes the data set unless the folder already holds it.
+    """Writes the dataset unless the folder already holds it.
 
     Args:
         output: folder to create; may exist when empty or when written with the same settings.
@@ -237,7 +237,7 @@ def make_shapes(output: Path, settings: Settings = Settings()) -> bool:
     if _holds(output, wanted):
         return False
     output.parent.mkdir(parents=True, exist_ok=True)
-    # written beside its place and moved there whole: a stopped run leaves no half of a data set
+    # written beside its place and moved there whole: a stopped run leaves no half of a dataset
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         (partial / "images").mkdir()

@@ -1,4 +1,4 @@
-"""The report on a data set, and the data benchmark, on sets whose numbers are known."""
+"""The report on a dataset, and the data benchmark, on sets whose numbers are known."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""The mapper from real files: boxes, ignore regions, targets, seeds, and Detectron2's data sets."""
+"""The mapper from real files: boxes, ignore regions, targets, seeds, and Detectron2's datasets."""
 
 import copy
 import json

@@ -1,6 +1,8 @@
 """In a Detectron2 program that knows nothing of this package but its import and its config."""
 
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -110,3 +112,15 @@ def test_plain_loop_and_coco_evaluator(cfg, tmp_path):
     loader = build_detection_test_loader(cfg, NAME)
     results = inference_on_dataset(model, loader, evaluator)
     assert results["bbox"]["AP"] > 50
+
+
+def test_import_leaves_the_engine_to_those_who_need_it():
+    code = "import sys, cornernet_d2; before = 'cornernet_d2.engine' in sys.modules\n"
+    code += (
+        "print(before, cornernet_d2.load_config.__module__, 'cornernet_d2.engine' in sys.modules)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "cornernet_d2.predictor", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cornernet_d2.nothing

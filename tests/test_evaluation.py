@@ -1,4 +1,4 @@
-"""Each data set gets its own evaluator, and that one scores what the trainer detects."""
+"""Each dataset gets its own evaluator, and that one scores what the trainer detects."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ XML_OBJECT = """<object><name>{}</name><pose>Left</pose><truncated>0</truncated>
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Iterator[str]:
-    """A data set in VOC's folders, read without Detectron2 0.6's ``np.str``."""
+    """A dataset in VOC's folders, read without Detectron2 0.6's ``np.str``."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
     dicts: list[dict[str, Any]] = []

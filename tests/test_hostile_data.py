@@ -191,7 +191,7 @@ def test_box_modes_may_be_mixed():
     assert boxes_xyxy([]).shape == (0, 4)
 
 
-# ---- whole data sets ---------------------------------------------------------------------------
+# ---- whole datasets ----------------------------------------------------------------------------
 
 
 def test_class_count_must_match(photo):

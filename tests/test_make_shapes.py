@@ -1,4 +1,4 @@
-"""The synthetic data set: what it promises, checked on files it wrote."""
+"""The synthetic dataset: what it promises, checked on files it wrote."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A detector, a data set and a config so small that whole training runs fit in a test."""
+"""A detector, a dataset and a config so small that whole training runs fit in a test."""
 
 import io
 import itertools

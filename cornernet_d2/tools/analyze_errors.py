@@ -5,7 +5,7 @@
 
 After the error analysis of Law & Deng, "CornerNet", section 4.4, which replaces heat maps and
 offsets; here embeddings as well, which decide whether the right corners are paired. One scale,
-without mirror images, on the data sets of DATASETS.TEST.
+without mirror images, on the datasets of DATASETS.TEST.
 """
 
 import argparse
@@ -107,10 +107,10 @@ class TruthMapper:
 
 @torch.no_grad()
 def analyze(cfg: CfgNode, model: CornerNet, name: str) -> list[dict[str, float]]:
-    """The evaluator's box metrics on a registered data set, one dict per entry of ``ROWS``.
+    """The evaluator's box metrics on a registered dataset, one dict per entry of ``ROWS``.
 
     Raises:
-        ValueError: the data set comes without annotations.
+        ValueError: the dataset comes without annotations.
     """
     dicts = DatasetCatalog.get(name)
     if not all("annotations" in d for d in dicts):

@@ -1,4 +1,4 @@
-"""Draw predictions beside ground truth for some images of a data set, on one sheet.
+"""Draw predictions beside ground truth for some images of a dataset, on one sheet.
 
     python -m cornernet_d2.tools.contact_sheet --config-file CornerNet-Shapes \\
         --opts MODEL.WEIGHTS output/shapes/model_final.pth
@@ -35,10 +35,10 @@ def from_results(path: str, dataset: str) -> Predict:
 
     Args:
         path: its ``coco_instances_results.json``.
-        dataset: the name of the data set that it belongs to, which has been loaded.
+        dataset: the name of the dataset that it belongs to, which has been loaded.
 
     Raises:
-        ValueError: the file is missing, of another kind, or of a data set with other categories.
+        ValueError: the file is missing, of another kind, or of a dataset with other categories.
     """
     to_class = getattr(MetadataCatalog.get(dataset), "thing_dataset_id_to_contiguous_id", None)
     by_image: dict[Any, list[tuple]] = {}
@@ -94,7 +94,7 @@ def draw_sheet(
     min_score: float,
     names: list[str] | None,
 ) -> np.ndarray:
-    """Draws images spread evenly over a data set.
+    """Draws images spread evenly over a dataset.
 
     Args:
         items: dataset dicts.
@@ -116,7 +116,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, help="path, or name of a shipped config")
-    parser.add_argument("--dataset", help="a registered data set [first of DATASETS.TEST]")
+    parser.add_argument("--dataset", help="a registered dataset [first of DATASETS.TEST]")
     parser.add_argument("--predictions", help="coco_instances_results.json [run the model]")
     parser.add_argument("--number", type=int, default=12, help="images [%(default)s]")
     parser.add_argument("--columns", type=int, default=3, help="pairs in a row [%(default)s]")
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         check_output(output, args.overwrite)
         dataset = args.dataset or (cfg.DATASETS.TEST or ("",))[0]
         if dataset not in DatasetCatalog.list():
-            raise ValueError(f"data set {dataset!r} is not registered: set --dataset")
+            raise ValueError(f"dataset {dataset!r} is not registered: set --dataset")
         items, names = DatasetCatalog.get(dataset), class_names(cfg)
         predict = from_results(args.predictions, dataset) if args.predictions else from_model(cfg)
         sheet = draw_sheet(

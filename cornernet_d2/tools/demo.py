@@ -83,7 +83,7 @@ def _check_not_input(source: Path, target: Path) -> None:
 
 
 def load(args: argparse.Namespace) -> tuple[DefaultPredictor, list[str] | None]:
-    """Builds the predictor and finds the class names of the config's data set."""
+    """Builds the predictor and finds the class names of the config's dataset."""
     cfg = load_config(args.config_file, args.opts)
     return build_predictor(cfg), class_names(cfg)
 

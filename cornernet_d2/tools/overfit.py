@@ -1,4 +1,4 @@
-"""Train on a few images of a data set until the model knows them by heart, and score it on them.
+"""Train on a few images of a dataset until the model knows them by heart, and score it on them.
 
     python -m cornernet_d2.tools.overfit --annotations train.json --image-root images
 
