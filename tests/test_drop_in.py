@@ -48,7 +48,11 @@ def cfg(tmp_path):
     cornernet_d2.add_cornernet_config(cfg)
     cfg.merge_from_file(cornernet_d2.model_zoo.get_config_file("CornerNet-HG104.yaml"))
     cfg.merge_from_list(
-        [*TINY_NETWORK, "MODEL.CORNERNET.NUM_CLASSES", 1, "INPUT.MIN_SIZE_TRAIN", (0,)]
+        # twice as wide as the tiny network: it has to learn
+        [*TINY_NETWORK, "MODEL.HOURGLASS.WIDTHS", [16, 16, 24], "MODEL.HOURGLASS.STACKS", 1]
+        + ["MODEL.HOURGLASS.OUT_CHANNELS", 16, "MODEL.CORNERNET.HEAD_WIDTH", 16]
+        + ["MODEL.CORNERNET.POOL_WIDTH", 16, "MODEL.CORNERNET.NUM_CLASSES", 1]
+        + ["INPUT.MIN_SIZE_TRAIN", (0,)]
         + ["INPUT.RANDOM_FLIP", "none", "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3]
         + ["SOLVER.STEPS", (), "DATASETS.TRAIN", (NAME,), "DATASETS.TEST", ()]
         + ["DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(tmp_path / "output")]
