@@ -9,8 +9,8 @@ from torch import is_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cornernet_d2.compat.mmdet_criterion import MMDetCriterion
-from cornernet_d2.compat.official_criterion import OfficialCriterion
+from cornernet_d2.compat.mmdet import MMDetCriterion
+from cornernet_d2.compat.official import OfficialCriterion
 from cornernet_d2.modeling import losses
 from cornernet_d2.modeling.criterion import CornerCriterion
 from cornernet_d2.targets import CornerTargetGenerator

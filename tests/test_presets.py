@@ -15,10 +15,8 @@ from detectron2.structures import Boxes, Instances
 from test_checkpoint_formats import tiny_config
 
 from cornernet_d2 import model_zoo
-from cornernet_d2.compat.mmdet_criterion import MMDetCriterion
-from cornernet_d2.compat.mmdet_inference import MMDetInference
-from cornernet_d2.compat.official_criterion import OfficialCriterion
-from cornernet_d2.compat.official_inference import OfficialInference
+from cornernet_d2.compat.mmdet import MMDetCriterion, MMDetInference
+from cornernet_d2.compat.official import OfficialCriterion, OfficialInference
 from cornernet_d2.data.augmentation import RandomPixelFlip, RandomScaleCrop
 from cornernet_d2.data.dataset_mapper import CornerNetDatasetMapper
 from tests.parity.reference import MMDetReference, OfficialReference

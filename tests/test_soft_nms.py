@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from cornernet_d2.compat.official_soft_nms import official_soft_nms
+from cornernet_d2.compat.official import official_soft_nms
 from cornernet_d2.modeling.soft_nms import METHODS, batched_soft_nms
 from tests.benchmarks import soft_nms as benchmark
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.modeling.test_time_augmentation import DatasetMapperTTA
 
-from cornernet_d2.compat.official_inference import resize_like_opencv
+from cornernet_d2.compat.official import resize_like_opencv
 from cornernet_d2.modeling import CornerInference, InferenceWithTTA
 from cornernet_d2.modeling.test_time_augmentation import build_inference
 from tests.test_cornernet import detecting_model, example, tiny_cfg

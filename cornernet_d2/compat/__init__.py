@@ -1,13 +1,7 @@
-"""What other code bases compute: rules that the paper's own way leaves out.
+"""What other code bases compute, a folder each: rules that the paper's own way leaves out.
 
-``official`` is the authors' release (princeton-vl/CornerNet), ``mmdet`` MMDetection. Importing
-this registers them under the names that MODEL.CORNERNET.LOSS.CONVENTION and
+Importing this registers them under the names that MODEL.CORNERNET.LOSS.CONVENTION and
 MODEL.CORNERNET.TEST.CONVENTION take.
 """
 
-from . import (  # noqa: F401
-    mmdet_criterion,
-    mmdet_inference,
-    official_criterion,
-    official_inference,
-)
+from . import mmdet, official  # noqa: F401

@@ -5,7 +5,7 @@ upsampling, one residual path around each level. Letters: N images, H x W image 
 h = ceil(H / 4), w = ceil(W / 4) map pixels.
 """
 
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -159,7 +159,7 @@ class Hourglass(Backbone):
             module.recompute = True
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> Dict:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         hourglass = cfg.MODEL.HOURGLASS
         levels = hourglass.DEPTH + 1
         for key in ("WIDTHS", "BLOCKS"):
@@ -184,9 +184,9 @@ class Hourglass(Backbone):
         """Image sizes that are multiples of this (pixels) make every level's size even."""
         return self._size_divisibility
 
-    def forward(self, x: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         x = self.stem(x)
-        outputs: List[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
         for i, (stack, out_conv) in enumerate(zip(self.stacks, self.out_convs)):
             outputs.append(out_conv(stack(x)))
             if i < len(self.inters):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from cornernet_d2.compat.official_soft_nms import official_soft_nms
+from cornernet_d2.compat.official import official_soft_nms
 from cornernet_d2.modeling.soft_nms import batched_soft_nms
 
 SIGMA, MIN_SCORE, EXPONENT = 0.5, 0.001, 10.0  # the authors' settings

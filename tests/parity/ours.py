@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from cornernet_d2 import model_zoo
 from cornernet_d2.canvas import Canvas
-from cornernet_d2.compat.official_inference import OfficialInference
-from cornernet_d2.compat.official_soft_nms import official_soft_nms
+from cornernet_d2.compat.official import OfficialInference, official_soft_nms
 from cornernet_d2.heatmaps import Heatmaps, Planes
 from cornernet_d2.modeling.decode import Pairs, decode_corners
 from cornernet_d2.modeling.soft_nms import batched_soft_nms

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..modeling.soft_nms import check_settings
+from ...modeling.soft_nms import check_settings
 
 
 class OfficialRows(NamedTuple):

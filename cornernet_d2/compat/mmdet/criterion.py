@@ -11,13 +11,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ..modeling.criterion import CRITERION_REGISTRY, CornerCriterion, Norms
-from ..modeling.losses import offset_loss
-from ..modeling.target_batch import TargetBatch
-from ..targets import CornerTargets
-from .counts import distinct_cells
-
-# --- losses ---
+from ...modeling.criterion import CRITERION_REGISTRY, CornerCriterion, Norms
+from ...modeling.losses import offset_loss
+from ...modeling.target_batch import TargetBatch
+from ...targets import CornerTargets
+from ..counts import distinct_cells
 
 
 class MMDetCriterion(CornerCriterion):

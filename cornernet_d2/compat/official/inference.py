@@ -5,7 +5,7 @@ decimals in which they write results to file:
 
 * boxes without area are kept;
 * images of another scale are made by OpenCV, in 8 bits, and boxes go back by the nominal scale;
-* soft-NMS is :func:`.official_soft_nms.official_soft_nms`;
+* soft-NMS is :func:`.soft_nms.official_soft_nms`;
 * an image keeps all boxes that reach the K-th best score, class by class.
 
 They mirror boxes at the width of the view, ``x -> width - x``, but train with ``width - 1 - x``,
@@ -18,11 +18,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ..canvas import Canvas, Size
-from ..modeling.corner_head import CornerMaps
-from ..modeling.decode import REJECTED, Pairs, decode_corners
-from ..modeling.inference import INFERENCE_REGISTRY, Candidates, CornerInference
-from .official_soft_nms import official_soft_nms
+from ...canvas import Canvas, Size
+from ...modeling.corner_head import CornerMaps
+from ...modeling.decode import REJECTED, Pairs, decode_corners
+from ...modeling.inference import INFERENCE_REGISTRY, Candidates, CornerInference
+from .soft_nms import official_soft_nms
 
 
 class OfficialInference(CornerInference):

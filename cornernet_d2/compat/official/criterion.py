@@ -11,18 +11,15 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ..modeling.criterion import CRITERION_REGISTRY, CornerCriterion, Norms
-from ..modeling.losses import heatmap_focal_loss, pull_push_sums
-from ..modeling.target_batch import TargetBatch
-from ..targets import CornerTargets
-from .counts import distinct_cells
+from ...modeling.criterion import CRITERION_REGISTRY, CornerCriterion, Norms
+from ...modeling.losses import heatmap_focal_loss, pull_push_sums
+from ...modeling.target_batch import TargetBatch
+from ...targets import CornerTargets
+from ..counts import distinct_cells
 
 # They clamp sigmoid(heat map) to [1e-4, 1 - 1e-4] and add 1e-4 to their counts.
 CLAMP = 1e-4
 EPS = 1e-4
-
-
-# --- losses ---
 
 
 class OfficialCriterion(CornerCriterion):

@@ -19,11 +19,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ..canvas import Canvas, Size
-from ..modeling.corner_head import CornerMaps
-from ..modeling.decode import Pairs, decode_corners
-from ..modeling.inference import INFERENCE_REGISTRY, CornerInference
-from .official_inference import resize_like_opencv
+from ...canvas import Canvas, Size
+from ...modeling.corner_head import CornerMaps
+from ...modeling.decode import Pairs, decode_corners
+from ...modeling.inference import INFERENCE_REGISTRY, CornerInference
+from ..official import resize_like_opencv
 
 
 class MMDetInference(CornerInference):
