@@ -4,13 +4,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.modeling.test_time_augmentation import DatasetMapperTTA
 
 from cornernet_d2.compat.official import resize_like_opencv
 from cornernet_d2.modeling import CornerInference, InferenceWithTTA
 from cornernet_d2.modeling.test_time_augmentation import build_inference
-from tests.test_cornernet import detecting_model, example, tiny_cfg
+from tests.test_cornernet import detecting_model, example, tiny_model
 from tests.test_inference import PICTURES, SeesCorners, config, rows
 
 CPU = torch.device("cpu")
@@ -66,7 +65,7 @@ def test_a_model_built_from_the_config_applies_it(keys):
     (views,), (one,) = model([x]), plain([x])
     assert len(views["instances"]) and views["instances"].image_size == one["instances"].image_size
     assert not torch.equal(views["instances"].scores, one["instances"].scores)
-    assert type(build_model(tiny_cfg()).corner_inference) is CornerInference
+    assert type(tiny_model().corner_inference) is CornerInference
 
 
 def test_one_view_of_the_image_itself_changes_nothing():
