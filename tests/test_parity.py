@@ -183,7 +183,6 @@ class TestMMDetection:
         ],
     )
     def test_an_error_in_any_place_is_found(self, mmdet_folder, tmp_path, file, array, step):
-        held = [c for c in compare(open_folder(str(mmdet_folder)), [file]) if c.passed]
         change = first_number_moved(array, step)
         if step == 0:  # the score is the last of a row's five numbers
 
@@ -191,9 +190,8 @@ class TestMMDetection:
                 key = next(key for key in arrays if key.endswith(array))
                 arrays[key] = arrays[key] + [0, 0, 0, 0, 1e-2]
 
-        found = list(compare(changed(mmdet_folder, tmp_path, file, change)))
-        failed = {(c.case, c.quantity) for c in found if not c.passed}
-        assert failed & {(c.case, c.quantity) for c in held} or len(found) < len(held)
+        checks = list(compare(changed(mmdet_folder, tmp_path, file, change)))
+        assert [check for check in checks if not check.passed]
 
     def test_heat_maps_beyond_their_sigmoid_are_left_out(self, mmdet_folder, tmp_path):
         def change(arrays):

@@ -1,8 +1,7 @@
 """The presets "official" and "mmdet": their settings, and what models built from them compute.
 
-The numbers of "official" are pinned to the authors' outputs by test_parity.py, which builds every
-model and criterion from this preset; here are the settings that those files do not reach, and
-"mmdet", for which there are no outputs, against its formulas written as loops.
+Their numbers are pinned to the outputs of both code bases by test_parity.py, which builds every
+model and criterion from these presets; here are the settings that those files do not reach.
 """
 
 import math
@@ -201,79 +200,3 @@ class TestPadding:
         assert (model.train().preprocess_image(inputs)[0] > 0).all()
         tested = model.eval().preprocess_image(inputs)[0]
         assert (tested[..., :-1, :-1] > 0).all() and (tested[..., -1, :] < 0).all()
-
-
-class TestMMDetectionLosses:
-    """GaussianFocalLoss, AssociativeEmbeddingLoss and SmoothL1Loss as loops over their terms."""
-
-    def test_equal_the_formulas(self):
-        model = build_model(tiny_config(MMDET))
-        inputs = batch([(63, 63), (63, 63)])
-        images, canvas = model.preprocess_image(inputs)
-        targets = model.corner_targets(inputs, canvas)
-        assert len(targets[0].cells[:, 0].unique()) < len(targets[0])  # two share a cell
-        stacks = model.corner_maps(images)
-        got = model.criterion(stacks, model.criterion.prepare(targets, torch.device("cpu")))
-        expected = dict.fromkeys(got, 0.0)
-        for maps in stacks:
-            maps = {
-                corner: {name: value.detach().double().numpy() for name, value in side.items()}
-                for corner, side in maps.items()
-            }
-            for name, value in self.losses_of_stack(maps, targets).items():
-                expected[name] += value
-        for name in got:
-            assert float(got[name].detach()) == pytest.approx(expected[name], rel=1e-4), name
-
-    def losses_of_stack(self, maps, targets):
-        heat, offset, width = 0.0, 0.0, targets[0].map_size[1]
-        for index, corner in enumerate(("tl", "br")):
-            heat += self.focal(maps[corner]["heatmap"], targets, index) / 2
-            offset += self.offset(maps[corner]["offset"], targets, index) / 2
-        pull, push = 0.0, 0.0
-        for image, target in enumerate(targets):
-            tags = []
-            for cells in target.cells.tolist():
-                pair = [
-                    maps[corner]["embedding"][image, 0, cell // width, cell % width]
-                    for corner, cell in zip(("tl", "br"), cells)
-                ]
-                tags.append(sum(pair) / 2)
-                pull += sum((tag - tags[-1]) ** 2 for tag in pair) / len(target)
-            for j, first in enumerate(tags):
-                for k, second in enumerate(tags):
-                    if j != k:
-                        push += max(0, 1 - abs(first - second)) / (len(tags) * (len(tags) - 1))
-        return {
-            "loss_heatmap": heat,
-            "loss_offset": offset,
-            "loss_pull": 0.1 * pull,
-            "loss_push": 0.1 * push,
-        }
-
-    @staticmethod
-    def focal(logits, targets, index):
-        wanted = np.stack([t.dense_heatmaps()[index].double().numpy() for t in targets])
-        total, positives = 0.0, 0
-        for logit, y in zip(logits.ravel(), wanted.ravel()):
-            p = 1 / (1 + math.exp(-logit))
-            if y == 1:
-                positives += 1
-                total -= math.log(p + 1e-12) * (1 - p) ** 2
-            else:
-                total -= math.log(1 - p + 1e-12) * p**2 * (1 - y) ** 4
-        return total / max(1, positives)
-
-    @staticmethod
-    def offset(maps, targets, index):
-        """The offset targets are a map: of objects that share a cell the last one counts."""
-        total, cells = 0.0, {}
-        width = targets[0].map_size[1]
-        for image, target in enumerate(targets):
-            for cell, wanted in zip(target.cells[:, index].tolist(), target.offsets[:, index]):
-                cells[image, cell] = wanted
-        for (image, cell), wanted in cells.items():
-            for axis in (0, 1):
-                error = maps[image, axis, cell // width, cell % width] - float(wanted[axis])
-                total += error**2 / 2 if abs(error) < 1 else abs(error) - 0.5
-        return total / max(1, len(cells))

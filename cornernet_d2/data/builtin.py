@@ -3,7 +3,7 @@
 Their files are found as Detectron2 finds its own: under ``$DETECTRON2_DATASETS``, by default
 ``./datasets``. Registering reads nothing; a missing file is reported when the name is used.
 
-    shapes_{train,val}  shapes/annotations/{train,val}.json, shapes/images   (tools.make_shapes)
+    shapes_{train,val}  shapes/annotations/{train,val}.json, shapes/images   (.ci/make_shapes.py)
     bccd_{train,val}    bccd/annotations/{train,val}.json, bccd/images       (docs: blood cells)
 """
 
