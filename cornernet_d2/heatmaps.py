@@ -52,7 +52,8 @@ def gaussian_radius(
         )
     else:
         lib = np
-        height, width, overlap = (np.float64(value) for value in (height, width, min_overlap))
+        # Not np.float64(value): numpy 2.2 and older make a scalar of an array of one box.
+        height, width, overlap = (np.asarray(v, np.float64) for v in (height, width, min_overlap))
     if not bool(((overlap > 0) & (overlap <= 1)).all()):
         raise ValueError(f"min_overlap must be in (0, 1], got {min_overlap}")
     total = height + width
