@@ -12,9 +12,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cornernet_d2"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 AIDS = [
-    *ROOT.glob(".ci/*.py"),
+    *ROOT.glob(".ci/**/*.py"),
     *ROOT.glob("tests/parity/*.py"),
     *ROOT.glob("tests/benchmarks/*.py"),
+    *ROOT.glob("tests/strict_device/*.py"),
 ]
 
 # The whole package, part by part. A part imports from earlier rows and from itself, no other: those
