@@ -1,7 +1,7 @@
 # make quickstart   train a small CornerNet on synthetic shapes, evaluate it, draw what it finds
 # make test         run the tests
 # make lint         check format and style
-# make gpu-check    build, test and measure the CUDA operator on a machine that has a GPU
+# make gpu-check    build, test and measure everything on a machine that has a GPU
 # make setup        install only
 # make wheels       a wheel for other machines in dist/, see docs/install.md
 # make clean        remove what was built; datasets and trained models stay

@@ -1,111 +1,125 @@
-"""``python .ci/gpu_check.py``: everything to trust the operator on this GPU.
+"""``python .ci/gpu_check.py``: everything that has to be true, and known, on this GPU.
 
-Builds the CUDA kernels in place, runs the operator's tests with them, repeats a few under
-compute-sanitizer (memory, races, barriers), and prints the benchmark and the share of the copy
-bandwidth as tables for the README. Needs a clone of the repository, nvcc and a GPU.
+Builds the CUDA kernels if they are missing, tests them, and measures kernels, model and data
+loading; the tables are ready for the README. Needs a clone of the repository, torch and Detectron2;
+neither network nor make. Every step runs in a process of its own and within a time of its own, so
+that one that fails, hangs or breaks the CUDA context leaves the others alone.
+
+    python .ci/gpu_check.py --plan                  what would run, without a GPU
+    python .ci/gpu_check.py --json gpu.json         all of it, within 15 minutes
+    python .ci/gpu_check.py --only bandwidth        some of it
+    python .ci/gpu_check.py --device cpu --tiny     the same code on small sizes, without a GPU
 """
 
 import argparse
+import contextlib
+import importlib
+import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the operator is built in place
-SANITIZED = """
-import torch
-from cornernet_d2.layers import corner_pool, corner_pool_sum
-for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-    for shape in ((1, 2, 33, 31), (2, 3, 129, 64), (1, 2, 40, 513), (1, 8, 1, 1)):
-        for layout in (torch.contiguous_format, torch.channels_last):
-            x = torch.randn(shape, device="cuda").to(dtype).contiguous(memory_format=layout)
-            x.requires_grad_()
-            for mode in ("top", "bottom", "left", "right"):
-                corner_pool(x, mode).float().square().sum().backward()
-            for corner in ("tl", "br"):
-                corner_pool_sum(x, x, corner).float().sum().backward()
-torch.cuda.synchronize()
-"""
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]  # the operator is built in place
+
+from gpu_checks import STEPS, Settings, Step, report  # noqa: E402
+
+CPU_PATIENCE = 10  # the steps' times are for a machine with a GPU
 
 
-def _step(title: str, command: list[str], **environment: str) -> bool:
-    print(f"\n## {title}\n", flush=True)
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment})
-    if done.returncode:
-        print(f"\nFAILED: {' '.join(command[:4])} ... (exit status {done.returncode})")
-    return done.returncode == 0
-
-
-def _median_ms(call: Callable[[], object], repeats: int = 20) -> float:
-    times = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return sorted(times[repeats // 4 :])[len(times[repeats // 4 :]) // 2]
-
-
-def bandwidth() -> None:
-    """Prints each kernel's bytes a second as a share of a device copy's."""
-    from cornernet_d2.layers import corner_pool, corner_pool_sum  # after the build
-
-    operators = torch.ops.cornernet_d2
-    print("| map | kernel | GB/s | share of copy |\n| --- | --- | --- | --- |")
-    for shape in ((1, 128, 128, 128), (8, 256, 128, 128)):
-        for dtype in (torch.float32, torch.bfloat16):
-            x, y, grad = (torch.randn(shape, device="cuda").to(dtype) for _ in range(3))
-            size = x.numel() * x.element_size()
-            kernels = {"copy": (2, x.clone)}
-            for mode, dim in (("top", 2), ("left", 3)):
-                kernels[mode] = 2, lambda m=mode: corner_pool(x, m)
-                kernels[f"{mode} backward"] = 3, lambda d=dim: operators.corner_pool_backward(
-                    grad, x, d, True
-                )
-            kernels["sum"] = 3, lambda: corner_pool_sum(x, y, "tl")
-            rates = {k: n * size / _median_ms(call) / 1e6 for k, (n, call) in kernels.items()}
-            for name, rate in rates.items():
-                label = f"{'x'.join(map(str, shape))} {str(dtype)[6:]}"
-                print(f"| {label} | {name} | {rate:.0f} | {rate / rates['copy']:.2f} |")
-
-
-def main() -> int:
+def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python .ci/gpu_check.py", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--bandwidth", action="store_true", help="only the bandwidth table")
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("gpu_check needs a GPU that torch can see.", file=sys.stderr)
-        return 1
-    if args.bandwidth:
-        bandwidth()
+    names = [step.name for step in STEPS]
+    parser.add_argument("--plan", action="store_true", help="print the steps and run none")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there, too")
+    parser.add_argument("--only", nargs="+", choices=names, metavar="STEP", help=", ".join(names))
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to try the check itself")
+    parser.add_argument("--step", choices=names, help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # where it writes
+    return parser.parse_args(argv)
+
+
+def run_step(name: str, settings: Settings, rows: Path) -> int:
+    """Run one step here, and write each row as soon as it is known; 1 if one is not ok."""
+    if settings.tiny:
+        # bfloat16 convolutions of small channels_last maps crash in torch 2.14's oneDNN on two.
+        torch.set_num_threads(1)
+    module = importlib.import_module(f"gpu_checks.{name}")
+    good = True
+    with rows.open("a") as file:
+        for row in module.run(settings):
+            good &= row.get("ok", True) is not False
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+    return 0 if good else 1
+
+
+def environment() -> dict[str, str]:
+    """This one, with the repository on the path, and without news that are not about the GPU."""
+    path = [str(ROOT), str(ROOT / ".ci"), os.environ.get("PYTHONPATH", "")]
+    quiet = "ignore::FutureWarning,ignore::UserWarning,ignore::DeprecationWarning"
+    changes = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONWARNINGS": quiet}
+    return {**os.environ, **changes}
+
+
+def supervise(step: Step, settings: Settings) -> dict[str, Any]:
+    """Run one step in a process of its own; what became of it."""
+    print(f"\n## {step.title}\n", flush=True)
+    command = [sys.executable, __file__, "--step", step.name, "--device", settings.device]
+    command += ["--tiny"] if settings.tiny else []
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows"
+        rows.touch()
+        # A group of its own, so that its children end with it.
+        process = subprocess.Popen(
+            [*command, "--rows", str(rows)], cwd=ROOT, env=environment(), start_new_session=True
+        )
+        limit = step.seconds * (CPU_PATIENCE if settings.device == "cpu" else 1)
+        try:
+            status = "FAILED" if process.wait(limit) else "ok"
+        except subprocess.TimeoutExpired:
+            status = f"FAILED: not done within {limit} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        found = [json.loads(line) for line in rows.read_text().splitlines()]
+    skipped = [row["skipped"] for row in found if "skipped" in row]
+    if status == "ok" and skipped:
+        status = f"NOT RUN: {skipped[0]}"
+    seconds = time.monotonic() - start
+    print(report.table(found))
+    print(f"\n{step.name}: {status}, {seconds:.0f} s", flush=True)
+    return {"name": step.name, "status": status, "seconds": round(seconds, 1), "rows": found}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    settings = Settings(args.device, args.tiny)
+    if args.step:
+        return run_step(args.step, settings, args.rows)
+    steps = [step for step in STEPS if not args.only or step.name in args.only]
+    if args.plan:
+        print(report.plan(steps))
         return 0
-    python = [sys.executable]
-    build = python + ["setup.py", "build_ext", "--inplace", "--force"]
-    if not _step("Build", build, FORCE_CUDA="1"):
-        return 1
-    print(f"\nGPU: {torch.cuda.get_device_name()}, torch {torch.__version__}")
-    tests = ["tests/test_corner_pool.py", "tests/test_corner_pool_registration.py"]
-    good = [_step("Tests", python + ["-m", "pytest", "-q", *tests])]
-    if shutil.which("compute-sanitizer"):
-        for tool in ("memcheck", "racecheck", "synccheck"):
-            sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
-            good.append(_step(f"compute-sanitizer {tool}", sanitizer + python + ["-c", SANITIZED]))
-    else:
-        print("\ncompute-sanitizer is not on the PATH: skipped")
-    benchmark = python + ["-m", "tests.benchmarks", "op", "--device", "cuda"]
-    good.append(_step("Against other implementations", benchmark))
-    good.append(_step("Bandwidth", python + [__file__, "--bandwidth"]))
-    print("\nall passed" if all(good) else "\nFAILED, see above")
-    return 0 if all(good) else 1
+    results = [supervise(step, settings) for step in steps]
+    print(f"\n## Summary\n\n{report.summary(results)}")
+    if args.json:
+        args.json.write_text(
+            json.dumps({"settings": settings._asdict(), "steps": results}, indent=1)
+        )
+    return 1 if any(result["status"].startswith("FAILED") for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""Models and batches of the steps, made through the interfaces that users have."""
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from cornernet_d2 import model_zoo
+from cornernet_d2.engine import CornerNetTrainer
+
+from . import Settings
+
+OBJECTS = 7  # per image, COCO's average (Lin et al., "Microsoft COCO", sec. 5)
+SMALL = {
+    "MODEL.HOURGLASS.STACKS": 2,
+    "MODEL.HOURGLASS.DEPTH": 1,
+    "MODEL.HOURGLASS.WIDTHS": [8, 8],
+    "MODEL.HOURGLASS.BLOCKS": [1, 1],
+    "MODEL.HOURGLASS.STEM_WIDTH": 8,
+    "MODEL.HOURGLASS.OUT_CHANNELS": 8,
+    "MODEL.CORNERNET.HEAD_WIDTH": 8,
+    "MODEL.CORNERNET.POOL_WIDTH": 8,
+    "MODEL.CORNERNET.TEST.TOP_K": 20,
+}
+
+
+def config(settings: Settings, device: str | None = None, **overrides: Any) -> CfgNode:
+    """Hourglass-104 of the paper, or a tiny one; keys are written with __ for the dot."""
+    cfg = model_zoo.get_config("CornerNet-HG104")
+    cfg.defrost()
+    changes = dict(SMALL) if settings.tiny else {}
+    changes |= {key.replace("__", "."): value for key, value in overrides.items()}
+    cfg.merge_from_list([part for item in changes.items() for part in item])
+    cfg.MODEL.DEVICE = device or settings.device
+    return cfg
+
+
+def build(cfg: CfgNode, seed: int = 0) -> nn.Module:
+    """The model with the weights that ``seed`` gives on any device."""
+    device = cfg.MODEL.DEVICE
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    torch.manual_seed(seed)
+    return CornerNetTrainer.build_model(cfg).to(device)
+
+
+def batch(count: int, side: int, classes: int) -> list[dict[str, Any]]:
+    """Images of noise with boxes, as Detectron2's mapper gives them, on the CPU."""
+    rng = torch.Generator().manual_seed(0)
+    examples = []
+    for _ in range(count):
+        corners = torch.rand(OBJECTS, 2, generator=rng) * side * 0.6
+        extents = (0.05 + 0.35 * torch.rand(OBJECTS, 2, generator=rng)) * side
+        instances = Instances((side, side))
+        instances.gt_boxes = Boxes(torch.cat([corners, corners + extents], dim=1))
+        instances.gt_classes = torch.randint(classes, (OBJECTS,), generator=rng)
+        image = torch.randint(256, (3, side, side), generator=rng, dtype=torch.uint8)
+        examples.append({"image": image, "instances": instances, "height": side, "width": side})
+    return examples
+
+
+def side(settings: Settings) -> int:
+    """Pixels of a training image."""
+    return 31 if settings.tiny else 511
+
+
+def images_that_fit(settings: Settings) -> int:
+    """Images of a training step in float32 without recomputation: about 10 GB each, at most 6."""
+    if settings.device != "cuda":
+        return 1
+    gigabytes = torch.cuda.get_device_properties(0).total_memory / 1e9
+    return max(1, min(6, int(gigabytes / 10)))
