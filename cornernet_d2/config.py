@@ -52,6 +52,10 @@ def _add_head(cfg: CN) -> None:
     #   "center_black": size | (d - 1), image centred, black before normalising           [R]
     #   "center_mean":  size | (d - 1), image centred, zero after normalising         (mmdet)
     cfg.MODEL.CORNERNET.PADDING = "bottom_right"
+    # What puts corners together, a name in PAIRING_REGISTRY: "embedding" [P], "centripetal"
+    # (modeling/pairing), or one of your own.
+    cfg.MODEL.CORNERNET.PAIRING = "embedding"
+    _add_centripetal(cfg)
     # channels_last memory format for weights and activations.
     cfg.MODEL.CORNERNET.CHANNELS_LAST = False
 
@@ -81,6 +85,35 @@ def _add_head(cfg: CN) -> None:
     # Pull and push of the default convention are the mean over all images of a step times this:
     # the authors sum over the images of a GPU, of which they had 5 [R].
     cfg.MODEL.CORNERNET.LOSS.EMBEDDING_IMAGES = 5.0
+
+
+def _add_centripetal(cfg: CN) -> None:
+    """Sources: [C] Dong et al., "CentripetalNet" (CVPR 2020)."""
+    cfg.MODEL.CORNERNET.CENTRIPETAL = CN()
+    # Weight of the smooth L1 loss of the shifts. [C] eq. 8
+    cfg.MODEL.CORNERNET.CENTRIPETAL.WEIGHT = 1.0
+    # What the shifts start from: the mean of log(side / 2) over the objects, sides in map pixels of
+    # what the network sees. Default: COCO at its own resolution, 4 pixels a cell.
+    cfg.MODEL.CORNERNET.CENTRIPETAL.LOG_SIZE = 1.75
+    # Also predict the vector from the corner's cell to the centre (map pixels), along which a
+    # deformable convolution gathers the features of the shift; needs torchvision. [C] sec. 3.3
+    cfg.MODEL.CORNERNET.CENTRIPETAL.GUIDED = False
+    cfg.MODEL.CORNERNET.CENTRIPETAL.GUIDING_WEIGHT = 0.05  # of its smooth L1 loss [C] eq. 8
+    # Which pairs are accepted: "log_size": half the box is as large as both corners say; or
+    # "central_region": both corners' centres lie in the middle of the box [C] sec. 3.2.
+    cfg.MODEL.CORNERNET.CENTRIPETAL.RULE = "log_size"
+    # "log_size": the largest difference of the logarithms, over both axes and both corners.
+    cfg.MODEL.CORNERNET.CENTRIPETAL.TOLERANCE = 0.6
+    # "central_region":
+    cfg.MODEL.CORNERNET.CENTRIPETAL.REGION = CN()
+    # Part of the box's width and height, of boxes up to LARGE_AREA and above. [C] sec. 4.1
+    cfg.MODEL.CORNERNET.CENTRIPETAL.REGION.MU_SMALL = 1 / 2.4
+    cfg.MODEL.CORNERNET.CENTRIPETAL.REGION.MU_LARGE = 1 / 2.1
+    cfg.MODEL.CORNERNET.CENTRIPETAL.REGION.LARGE_AREA = 3500.0  # canvas pixels^2 [C] sec. 4.1
+    # The box that the two centres span has at most this part of the region's area (mmdet: 0.5).
+    cfg.MODEL.CORNERNET.CENTRIPETAL.REGION.MAX_SPAN = float("inf")
+    # Multiply scores by exp of minus that part. [C] sec. 3.2; neither published code does
+    cfg.MODEL.CORNERNET.CENTRIPETAL.REGION.WEIGHTED = True
 
 
 def _add_test(cfg: CN) -> None:

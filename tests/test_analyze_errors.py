@@ -59,7 +59,7 @@ def test_rows(cfg, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()[-len(ROWS) :]
     table = {line[:40].strip(): [float(value) for value in line[40:].split()] for line in lines}
     assert list(table) == ["nothing"] + [", ".join(row) for row in ROWS[1:]]
-    assert table["heatmap, offset, embedding"] == [100.0, 100.0, 100.0]
+    assert table["heatmap, offset, pairing"] == [100.0, 100.0, 100.0]
     assert table["nothing"][0] < 5 and table["heatmap"][1] > table["nothing"][1]
     assert not (tmp_path / "output" / "inference").exists()
 

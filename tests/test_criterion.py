@@ -13,6 +13,7 @@ from cornernet_d2.compat.mmdet import MMDetCriterion
 from cornernet_d2.compat.official import OfficialCriterion
 from cornernet_d2.modeling import losses
 from cornernet_d2.modeling.criterion import CornerCriterion
+from cornernet_d2.modeling.pairing import EmbeddingPairing
 from cornernet_d2.targets import CornerTargetGenerator
 
 SIZE = (48, 64)  # of the canvas, pixels
@@ -45,8 +46,8 @@ def make_targets(counts, seed: int = 0):
     return targets
 
 
-def losses_of(criterion, stacks, targets, counts=None):
-    return criterion(stacks, criterion.prepare(targets, torch.device("cpu"), counts))
+def losses_of(criterion, stacks, targets, counts=None, **kwargs):
+    return criterion(stacks, criterion.prepare(targets, torch.device("cpu"), counts), **kwargs)
 
 
 def part(maps, index):
@@ -97,8 +98,9 @@ def test_official_embedding_losses_grow_with_the_batch():
 
 def test_default_normalisation_by_hand():
     targets, maps = make_targets([2, 0]), make_maps(2)
-    criterion = CornerCriterion(push_weight=0.3, offset_weight=0.5, embedding_images=4)
-    losses = losses_of(criterion, [maps, maps], targets)
+    criterion = CornerCriterion(offset_weight=0.5, embedding_images=4)
+    pairing = EmbeddingPairing(push_weight=0.3)
+    losses = losses_of(criterion, [maps, maps], targets, pairing=pairing)
     y, x = targets[0].cells // (SIZE[1] // 4), targets[0].cells % (SIZE[1] // 4)
     object_offsets = targets[0].offsets
     e = [maps[c]["embedding"][0, 0, y[:, i], x[:, i]] for i, c in enumerate(("tl", "br"))]

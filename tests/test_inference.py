@@ -12,6 +12,7 @@ from cornernet_d2.canvas import PADDINGS, Canvas
 from cornernet_d2.modeling import INFERENCE_REGISTRY, CornerInference
 from cornernet_d2.modeling.decode import REJECTED
 from cornernet_d2.modeling.inference import Candidates
+from cornernet_d2.modeling.pairing import EmbeddingPairing
 from cornernet_d2.modeling.test_time_augmentation import build_inference
 
 CONVENTIONS = ("default", "official", "mmdet")
@@ -26,6 +27,8 @@ class SeesCorners:
     """
 
     device = torch.device("cpu")
+
+    pairing = EmbeddingPairing()
 
     def __init__(self, padding="bottom_right"):
         self.padding, self.batches = padding, []
@@ -322,7 +325,7 @@ def test_cells_inside():
 def test_from_config_carries_every_setting():
     plain = vars(inference_of())
     assert plain == vars(CornerInference())
-    cfg = config(TOP_K=7, NMS_KERNEL=5, EMBEDDING_THRESHOLD=0.3, MAX_PAIRS=50, best=6)
+    cfg = config(TOP_K=7, NMS_KERNEL=5, MAX_PAIRS=50, best=6)
     test = cfg.MODEL.CORNERNET.TEST
     test.SOFT_NMS.METHOD, test.SOFT_NMS.SIGMA = "linear", 0.7
     test.SOFT_NMS.IOU_THRESHOLD, test.SOFT_NMS.MIN_SCORE = 0.4, 0.01
@@ -332,7 +335,6 @@ def test_from_config_carries_every_setting():
         "decoding": {
             "top_k": 7,
             "nms_kernel": 5,
-            "embedding_threshold": 0.3,
             "max_detections": 50,
         },
         "soft_nms": {"method": "linear", "sigma": 0.7, "iou_threshold": 0.4, "min_score": 0.01},

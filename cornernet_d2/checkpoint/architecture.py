@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..modeling.pairing import recognise_pairing
 from .files import CheckpointError
 
 
@@ -37,6 +38,7 @@ def infer_architecture(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
         return 1 + max((int(m[1]) for m in map(pattern.match, weights) if m), default=-1)
 
+    outputs = {key.split(".")[3] for key in weights if key.startswith("head.0.tl.")}
     levels = ["backbone.stacks.0." + "low2." * d + "up1" for d in range(depth)]
     levels.append("backbone.stacks.0" + ".low2" * max(depth, 1))
     return {
@@ -46,6 +48,7 @@ def infer_architecture(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "MODEL.HOURGLASS.BLOCKS": [count(level) for level in levels],
         "MODEL.HOURGLASS.STEM_WIDTH": channels("backbone.stem.0.weight"),
         "MODEL.HOURGLASS.OUT_CHANNELS": channels("backbone.out_convs.0.weight"),
+        **recognise_pairing(outputs),
         "MODEL.CORNERNET.NUM_CLASSES": channels("head.0.tl.heatmap.1.weight"),
         "MODEL.CORNERNET.HEAD_WIDTH": channels("head.0.tl.heatmap.0.weight"),
         "MODEL.CORNERNET.POOL_WIDTH": channels("head.0.tl.pool.p1.weight"),

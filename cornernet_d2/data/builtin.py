@@ -5,6 +5,7 @@ Their files are found as Detectron2 finds its own: under ``$DETECTRON2_DATASETS`
 
     shapes_{train,val}  shapes/annotations/{train,val}.json, shapes/images   (.ci/make_shapes.py)
     bccd_{train,val}    bccd/annotations/{train,val}.json, bccd/images       (docs: blood cells)
+    chess_{train,val}   chess/annotations/{train,val}.json, chess/images     (docs: chess pieces)
 """
 
 import os
@@ -16,6 +17,11 @@ from detectron2.data.datasets import register_coco_instances
 CLASSES = {
     "shapes": ("ellipse", "rectangle", "triangle", "cross"),
     "bccd": ("RBC", "WBC", "Platelets"),
+    "chess": tuple(
+        f"{color}-{piece}"
+        for color in ("black", "white")
+        for piece in ("bishop", "king", "knight", "pawn", "queen", "rook")
+    ),
 }
 
 

@@ -5,16 +5,21 @@ from .cornernet import CornerNet
 from .criterion import CRITERION_REGISTRY, CornerCriterion
 from .hourglass import Hourglass, build_hourglass_backbone
 from .inference import INFERENCE_REGISTRY, CornerInference
+from .pairing import PAIRING_REGISTRY, CentripetalPairing, EmbeddingPairing, Pairing
 from .test_time_augmentation import InferenceWithTTA
 
 __all__ = [
     "CRITERION_REGISTRY",
     "INFERENCE_REGISTRY",
+    "PAIRING_REGISTRY",
+    "CentripetalPairing",
     "CornerCriterion",
     "CornerHead",
     "CornerInference",
     "CornerNet",
+    "EmbeddingPairing",
     "Hourglass",
     "InferenceWithTTA",
+    "Pairing",
     "build_hourglass_backbone",
 ]

@@ -1,20 +1,19 @@
-"""Prediction modules: corner pooling, then heat maps, embeddings and offsets of one corner.
+"""Prediction modules: corner pooling, then the outputs of one corner.
+
+Heat maps and offsets, and what the pairing needs: embeddings in the paper.
 
 Law & Deng, "CornerNet", sec. 3.5 and fig. 7. Letters: N images, C classes, h x w map pixels.
 """
 
 import torch
-from detectron2.layers import Conv2d
 from torch import nn
 from torch.nn import functional as F
 
 from ..layers import corner_pool_sum
 from .hourglass import conv_norm
+from .outputs import CORNERS, CornerMaps, OutputBranch
+from .pairing import EmbeddingPairing, Pairing
 from .recompute import Recomputable
-
-CORNERS = ("tl", "br")
-# Corner -> "heatmap", "embedding" and "offset" -> map; see CornerBranch.
-CornerMaps = dict[str, dict[str, torch.Tensor]]
 
 # The share of positive cells that the heat maps start from: sigmoid(-2.19) = 0.1, the value that
 # the authors' release and Lin et al., "Focal Loss", sec. 4.1, use.
@@ -45,21 +44,11 @@ class CornerPoolBlock(Recomputable):
         return self.out(F.relu_(self.merge(pooled) + self.skip(x)))
 
 
-class OutputBranch(Recomputable, nn.Sequential):
-    """3x3 convolution, ReLU, 1x1 convolution: (N, in, h, w) -> (N, out, h, w)."""
-
-    def __init__(self, in_channels: int, width: int, out_channels: int):
-        super().__init__(
-            Conv2d(in_channels, width, 3, padding=1, activation=F.relu_),
-            Conv2d(width, out_channels, 1),
-        )
-
-
 class CornerBranch(nn.Module):
     """All that is predicted of one corner, from one feature map.
 
-    ``forward`` takes (N, in_channels, h, w) and returns "heatmap" logits (N, C, h, w),
-    "embedding" (N, 1, h, w) and "offset" (N, 2, h, w) as (x, y) in map pixels.
+    ``forward`` takes (N, in_channels, h, w) and returns "heatmap" logits (N, C, h, w), the
+    pairing's outputs, and "offset" (N, 2, h, w) as (x, y) in map pixels.
     """
 
     def __init__(
@@ -70,16 +59,23 @@ class CornerBranch(nn.Module):
         pool_width: int,
         corner: str,
         norm: str,
+        pairing: Pairing,
     ):
         super().__init__()
+        self.outputs = ("heatmap", *pairing.outputs, "offset")
         self.pool = CornerPoolBlock(in_channels, pool_width, corner, norm)
         self.heatmap = OutputBranch(in_channels, width, num_classes)
-        self.embedding = OutputBranch(in_channels, width, 1)
+        for name, branch in pairing.branches(in_channels, width).items():
+            self.add_module(name, branch)
         self.offset = OutputBranch(in_channels, width, 2)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         x = self.pool(x)
-        return {name: getattr(self, name)(x) for name in ("heatmap", "embedding", "offset")}
+        maps: dict[str, torch.Tensor] = {}
+        for name in self.outputs:
+            branch = getattr(self, name)
+            maps[name] = branch(x, *(maps[other] for other in getattr(branch, "after", ())))
+        return maps
 
 
 class CornerHead(nn.Module):
@@ -95,6 +91,7 @@ class CornerHead(nn.Module):
         pool_width: channels of the corner-pooled branches.
         norm: name of the normalisation.
         recompute: recompute the activations of each part in the backward pass.
+        pairing: what else is predicted of a corner.
     """
 
     def __init__(
@@ -105,10 +102,14 @@ class CornerHead(nn.Module):
         pool_width: int = 128,
         norm: str = "BN",
         recompute: bool = False,
+        pairing: Pairing = EmbeddingPairing(),
     ):
         super().__init__()
-        self.tl = CornerBranch(in_channels, num_classes, width, pool_width, "tl", norm)
-        self.br = CornerBranch(in_channels, num_classes, width, pool_width, "br", norm)
+        for corner in CORNERS:
+            self.add_module(
+                corner,
+                CornerBranch(in_channels, num_classes, width, pool_width, corner, norm, pairing),
+            )
         for module in self.modules():
             if isinstance(module, Recomputable):
                 module.recompute = recompute

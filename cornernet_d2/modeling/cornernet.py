@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from ..canvas import Canvas, Size
 from ..targets import CornerTargetGenerator, CornerTargets
 from . import monitoring
-from .corner_head import CornerHead, CornerMaps
+from .corner_head import CornerHead
 from .criterion import CornerCriterion, build_criterion
 from .inference import CornerInference
+from .outputs import CornerMaps
+from .pairing import EmbeddingPairing, Pairing, build_pairing
 from .test_time_augmentation import InferenceWithTTA, build_inference
 from .transfer import to_device
 
@@ -35,6 +37,8 @@ class CornerNet(nn.Module):
         num_classes: C.
         criterion: the losses.
         target_generator: makes targets where the mapper made none that fit.
+        pairing: what the head predicts besides heat maps and offsets, its losses, and which corners
+            belong together.
         inference: decoding and soft-NMS, and around them test-time augmentation if there is any.
         pixel_mean, pixel_std: per channel, in ``input_format``'s order, 0..255 scale.
         padding: how images are placed on the canvas; see ``MODEL.CORNERNET.PADDING``.
@@ -60,6 +64,7 @@ class CornerNet(nn.Module):
         inference: CornerInference | InferenceWithTTA,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        pairing: Pairing = EmbeddingPairing(),
         padding: str = "bottom_right",
         in_features: Sequence[str] = (),
         head_width: int = 256,
@@ -79,13 +84,11 @@ class CornerNet(nn.Module):
                 f"the features have stride {stride}, target_generator {target_generator.stride}"
             )
         self.backbone = backbone
+        settings = num_classes, head_width, pool_width, norm, recompute_head, pairing
         self.head = nn.ModuleList(
-            CornerHead(
-                shapes[name].channels, num_classes, head_width, pool_width, norm, recompute_head
-            )
-            for name in self.in_features
+            CornerHead(shapes[name].channels, *settings) for name in self.in_features
         )
-        self.criterion = criterion
+        self.pairing, self.criterion = pairing, criterion
         self.target_generator = target_generator
         self.corner_inference = inference
         self.padding = padding
@@ -112,6 +115,7 @@ class CornerNet(nn.Module):
                 cfg, stride=_common_stride(in_features, shapes)
             ),
             "inference": build_inference(cfg),
+            "pairing": build_pairing(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "padding": settings.PADDING,
@@ -152,8 +156,9 @@ class CornerNet(nn.Module):
                 (xyxy, pixels of "image") and gt_classes, or "corner_targets".
 
         Returns:
-            in training loss_heatmap, loss_pull, loss_push and loss_offset, to be summed; else
-            N dicts with "instances": pred_boxes (xyxy, output pixels), scores, pred_classes.
+            in training loss_heatmap, loss_offset and the pairing's losses (loss_pull and loss_push
+            of embeddings), to be summed; else N dicts with "instances": pred_boxes (xyxy, output
+            pixels), scores, pred_classes.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -161,8 +166,8 @@ class CornerNet(nn.Module):
         targets = self.corner_targets(batched_inputs, canvas)
         batch = self.criterion.prepare(targets, self.device, self.loss_counts)
         stacks = self.corner_maps(images)
-        losses = self.criterion(stacks, batch)
-        monitoring.log_batch(stacks[-1], batch)
+        losses = self.criterion(stacks, batch, self.pairing)
+        monitoring.log_batch(stacks[-1], batch, self.pairing)
         monitoring.log_picture(self, batched_inputs[0], stacks[-1], canvas.borders[0])
         return losses
 

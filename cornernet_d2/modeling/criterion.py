@@ -1,4 +1,4 @@
-"""What the four losses are divided by, over corners, stacks, images and processes.
+"""What the losses are divided by, over corners, stacks, images and processes.
 
 The counts are those of all batches whose gradients make one step, on all processes, so that the
 gradient does not depend on how the images are split: heat maps and offsets are divided by the
@@ -13,7 +13,6 @@ Letters: N images, C classes, M objects in all images, h x w map (cells).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -23,8 +22,10 @@ from fvcore.common.registry import Registry
 from torch import Tensor
 
 from ..targets import CornerTargets
-from .corner_head import CORNERS, CornerMaps
 from .losses import heatmap_focal_loss, offset_loss, pull_push_loss
+from .outputs import CORNERS, CornerMaps
+from .pairing import EmbeddingPairing, Pairing
+from .pairing.base import Norms
 from .target_batch import TargetBatch, at_cells
 
 CRITERION_REGISTRY = Registry("CRITERION")
@@ -34,25 +35,16 @@ A registered function or class is called with the config and returns a :class:`C
 """
 
 
-class Norms(NamedTuple):
-    """Factors of the sums of each corner's heat map and offsets, and of the sums over images."""
-
-    heatmap: Sequence[Tensor]
-    offset: Sequence[Tensor]
-    image: Tensor | float
-
-
 class CornerCriterion:
-    """Corner maps of every stack and targets -> the four weighted losses.
+    """Corner maps of every stack and targets -> the weighted losses.
 
     Subclasses change what is counted (:meth:`count`), what is divided by it (:meth:`normalizers`,
-    :meth:`stack_weight`) or a loss itself (:meth:`heatmap_loss`, :meth:`offset_loss`,
-    :meth:`embedding_losses`).
+    :meth:`stack_weight`) or how a loss is computed (:meth:`heatmap_loss`,
+    :meth:`regression_loss`, :meth:`embedding_losses`).
 
     Args:
         alpha, beta: exponents of the focal loss, eq. 1.
-        pull_weight, push_weight, offset_weight: eq. 6 (alpha, beta, gamma there).
-        push_margin: Delta of eq. 5.
+        offset_weight: eq. 6 (gamma there).
         embedding_images: factor of pull and push.
     """
 
@@ -62,20 +54,11 @@ class CornerCriterion:
         *,
         alpha: float = 2.0,
         beta: float = 4.0,
-        pull_weight: float = 0.1,
-        push_weight: float = 0.1,
-        push_margin: float = 1.0,
         offset_weight: float = 1.0,
         embedding_images: float = 5.0,
     ):
-        self.alpha, self.beta, self.margin = alpha, beta, push_margin
+        self.alpha, self.beta, self.offset_weight = alpha, beta, offset_weight
         self.embedding_images = embedding_images
-        self.weights = {
-            "heatmap": 1.0,
-            "pull": pull_weight,
-            "push": push_weight,
-            "offset": offset_weight,
-        }
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -83,30 +66,35 @@ class CornerCriterion:
         return {
             "alpha": loss.ALPHA,
             "beta": loss.BETA,
-            "pull_weight": loss.PULL_WEIGHT,
-            "push_weight": loss.PUSH_WEIGHT,
-            "push_margin": loss.PUSH_MARGIN,
             "offset_weight": loss.OFFSET_WEIGHT,
             "embedding_images": loss.EMBEDDING_IMAGES,
         }
 
-    def __call__(self, stacks: Sequence[CornerMaps], batch: TargetBatch) -> dict[str, Tensor]:
+    def __call__(
+        self,
+        stacks: Sequence[CornerMaps],
+        batch: TargetBatch,
+        pairing: Pairing = EmbeddingPairing(),
+    ) -> dict[str, Tensor]:
         """Compute the losses.
 
         Args:
             stacks: maps of each stack, (N, ., h, w).
             batch: of the same N images, of :meth:`prepare`.
+            pairing: whose outputs are in the maps.
 
         Returns:
-            loss_heatmap, loss_pull, loss_push, loss_offset: scalars, weighted, to be summed.
+            loss_heatmap, the pairing's (loss_pull and loss_push of embeddings) and loss_offset:
+            scalars, weighted, to be summed.
         """
         dtype = torch.promote_types(stacks[0]["tl"]["heatmap"].dtype, torch.float32)
         norms = self.normalizers(batch.counts, dtype)
-        terms = [self._stack_terms(maps, batch, norms) for maps in stacks]
+        terms = [self._stack_terms(maps, batch, norms, pairing) for maps in stacks]
+        weights = {"heatmap": 1.0, **pairing.weights, "offset": self.offset_weight}
         scale = self.stack_weight(len(stacks))
         return {
             f"loss_{name}": scale * weight * torch.stack([t[name] for t in terms]).sum()
-            for name, weight in self.weights.items()
+            for name, weight in weights.items()
         }
 
     def prepare(
@@ -147,36 +135,43 @@ class CornerCriterion:
         truth = batch.heatmaps.of_corner(corner)
         return heatmap_focal_loss(logits, *truth, alpha=self.alpha, beta=self.beta)
 
-    def offset_loss(self, predicted: Tensor, batch: TargetBatch, corner: int) -> Tensor:
-        """Sum over the objects, from the offsets (M, 2) predicted in one corner's cells."""
-        return offset_loss(predicted, batch.offsets[:, corner])
+    def regression_loss(
+        self, predicted: Tensor, target: Tensor, batch: TargetBatch, corner: int
+    ) -> Tensor:
+        """Sum over the objects, of offsets or shifts (M, 2) predicted in one corner's cells."""
+        return offset_loss(predicted, target)
 
-    def embedding_losses(self, tl: Tensor, br: Tensor, batch: TargetBatch) -> tuple[Tensor, Tensor]:
+    def embedding_losses(
+        self, tl: Tensor, br: Tensor, batch: TargetBatch, margin: float
+    ) -> tuple[Tensor, Tensor]:
         """Pull and push of each image, (N,), from the embeddings (M,) at the objects' corners."""
         return pull_push_loss(
             tl,
             br,
             batch.image_index,
             batch.num_images,
-            margin=self.margin,
+            margin=margin,
             max_objects=batch.max_objects,
         )
 
-    def _stack_terms(self, maps: CornerMaps, batch: TargetBatch, norms: Norms) -> dict[str, Tensor]:
-        heatmap, offset, embeddings = 0.0, 0.0, []
+    def _stack_terms(
+        self, maps: CornerMaps, batch: TargetBatch, norms: Norms, pairing: Pairing
+    ) -> dict[str, Tensor]:
+        heatmap, offset = 0.0, 0.0
+        values: dict[str, list[Tensor]] = {name: [] for name in pairing.outputs}
         for i, corner in enumerate(CORNERS):
             where = batch.image_index, batch.cells[:, i]
             loss = self.heatmap_loss(maps[corner]["heatmap"], batch, i)
             heatmap = heatmap + norms.heatmap[i] * loss
-            loss = self.offset_loss(at_cells(maps[corner]["offset"], *where), batch, i)
+            predicted = at_cells(maps[corner]["offset"], *where)
+            loss = self.regression_loss(predicted, batch.offsets[:, i], batch, i)
             offset = offset + norms.offset[i] * loss
-            embeddings.append(at_cells(maps[corner]["embedding"], *where)[:, 0])
-        pull, push = self.embedding_losses(*embeddings, batch)
+            for name in values:
+                values[name].append(at_cells(maps[corner][name], *where))
         return {
             "heatmap": heatmap,
             "offset": offset,
-            "pull": norms.image * pull.sum(),
-            "push": norms.image * push.sum(),
+            **pairing.losses(values, batch, norms, self),
         }
 
 

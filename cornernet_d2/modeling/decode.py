@@ -8,13 +8,15 @@ Boxes are ``x0 y0 x1 y1`` in map pixels: the corner's cell plus its offset.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .corner_head import CornerMaps
+from .outputs import CornerMaps
+from .pairing import Corners, EmbeddingPairing, Match, Pairing
 
 REJECTED = -1.0  # score of a pair that is no box
 
@@ -46,34 +48,44 @@ def decode_corners(
     inside: Tensor | None = None,
     origin: Tensor | None = None,
     keep_empty: bool = False,
+    pairing: Pairing | None = None,
+    cell_size: Sequence[float] = (4.0, 4.0),
 ) -> Pairs:
     """Pair the best top-left with the best bottom-right corners.
 
     A corner is a cell that is the maximum of its neighbourhood (equal neighbours all stay); the
     best of a side are taken over all classes together. A pair is rejected if its classes differ,
-    its embeddings are further apart than the threshold, or its bottom-right corner does not lie
-    right of and below the top-left one, offsets included. Its score is the mean of its corners'.
+    the pairing's rule rejects it (by default: its embeddings are further apart than the threshold),
+    or its bottom-right corner does not lie right of and below the top-left one, offsets included.
+    Its score is the mean of its corners', times the rule's weight if it has one.
 
     Args:
-        maps: "tl" and "br", each with "heatmap" (N, C, h, w) logits, "embedding" (N, 1, h, w) and,
-            optionally, "offset" (N, 2, h, w) as (x, y) in cells; any floating dtype.
+        maps: "tl" and "br", each with "heatmap" (N, C, h, w) logits, the pairing's outputs (by
+            default "embedding" (N, 1, h, w)) and, optionally, "offset" (N, 2, h, w) as (x, y) in
+            cells; any floating dtype.
         top_k: corners kept per side; clipped to the C * h * w there are.
         nms_kernel: odd side of the max filter, in cells; 1 keeps every cell.
-        embedding_threshold: the largest distance of embeddings that belong together.
+        embedding_threshold: the largest distance of embeddings that belong together; without
+            ``pairing`` alone.
         max_detections: pairs kept per image; clipped to the P * P there are.
         inside: (N, h, w) bool, the cells that corners are taken from; None: all.
         origin: (N, 2) x, y of the image's top-left corner on the map, map pixels. Corners left of
             or above it are moved onto it before pairing, as MMDetection does; None: they are not.
         keep_empty: keep boxes of width or height 0, as the authors do.
+        pairing: whose outputs are in the maps, and whose rule is to decide; None: embeddings.
+        cell_size: (x, y) canvas pixels of a cell, for rules that know areas in pixels.
 
     Raises:
         ValueError: ``nms_kernel`` is even.
     """
     if nms_kernel % 2 == 0:
         raise ValueError(f"nms_kernel must be odd, got {nms_kernel}")
-    tl = _top_corners(maps["tl"], top_k, nms_kernel, inside, origin)
-    br = _top_corners(maps["br"], top_k, nms_kernel, inside, origin)
-    scores = _pair_scores(tl, br, embedding_threshold, keep_empty).flatten(1)
+    pairing = pairing or EmbeddingPairing(threshold=embedding_threshold)
+    names = pairing.decoded
+    tl = _top_corners(maps["tl"], names, top_k, nms_kernel, inside, origin)
+    br = _top_corners(maps["br"], names, top_k, nms_kernel, inside, origin)
+    match = pairing.match(tl, br, cell_size=cell_size, origin=origin)
+    scores = _pair_scores(tl, br, match, keep_empty).flatten(1)
     scores, pairs = scores.topk(min(max_detections, scores.shape[1]))
     tl_index, br_index = _divide(pairs, br.scores.shape[1])
     boxes = torch.cat((_gather_xy(tl, tl_index), _gather_xy(br, br_index)), dim=-1)
@@ -81,25 +93,14 @@ def decode_corners(
     return Pairs(boxes, scores, corner_scores, tl.classes.gather(1, tl_index))
 
 
-class _Corners(NamedTuple):
-    """The best corners of a side: all (N, P), ``xy`` (N, P, 2) in map pixels.
-
-    Where less than P cells are to be taken, the others have the score -inf.
-    """
-
-    scores: Tensor
-    classes: Tensor
-    embeddings: Tensor
-    xy: Tensor
-
-
 def _top_corners(
     side: dict[str, Tensor],
+    names: Sequence[str],
     top_k: int,
     nms_kernel: int,
     inside: Tensor | None,
     origin: Tensor | None,
-) -> _Corners:
+) -> Corners:
     heat = side["heatmap"].float().sigmoid()
     _, _, height, width = heat.shape
     nothing: Tensor | float = 0.0
@@ -111,34 +112,37 @@ def _top_corners(
     scores, index = heat.topk(min(top_k, heat.shape[1]))
     classes, cells = _divide(index, height * width)
     y, x = _divide(cells, width)
-    embeddings = side["embedding"].float().flatten(1).gather(1, cells)
-    xy = torch.stack((x, y), dim=-1).float()
+    values = {name: _at(side[name], cells) for name in names}
+    predicted = torch.stack((x, y), dim=-1).float()
     if side.get("offset") is not None:
-        offsets = side["offset"].float().flatten(2)
-        xy = xy + offsets.gather(2, cells[:, None].expand(-1, 2, -1)).transpose(1, 2)
-    if origin is not None:
-        xy = torch.maximum(xy, origin[:, None])
-    return _Corners(scores, classes, embeddings, xy)
+        predicted = predicted + _at(side["offset"], cells)
+    xy = predicted if origin is None else torch.maximum(predicted, origin[:, None])
+    return Corners(scores, classes, xy, predicted, values)
 
 
-def _pair_scores(
-    tl: _Corners, br: _Corners, embedding_threshold: float, keep_empty: bool
-) -> Tensor:
-    """(N, P, P), rows are top-left corners: mean scores, REJECTED where the two are no box."""
+def _at(x: Tensor, cells: Tensor) -> Tensor:
+    """Values of (N, D, h, w) at flat cells (N, P) of each image: (N, P, D) float32."""
+    x = x.float().flatten(2)
+    return x.gather(2, cells[:, None].expand(-1, x.shape[1], -1)).transpose(1, 2)
+
+
+def _pair_scores(tl: Corners, br: Corners, match: Match, keep_empty: bool) -> Tensor:
+    """(N, P, P), rows are top-left corners: scores, REJECTED where the two are no box."""
     extent = br.xy[:, None] - tl.xy[:, :, None]
-    distance = (tl.embeddings[:, :, None] - br.embeddings[:, None]).abs()
     # What must hold, rather than what must not: comparisons with NaN are false.
     scores = (tl.scores[:, :, None] + br.scores[:, None]) / 2
     is_box = (
         (scores >= 0)
         & (tl.classes[:, :, None] == br.classes[:, None])
-        & (distance <= embedding_threshold)
+        & match.accepted
         & (extent >= 0 if keep_empty else extent > 0).all(dim=-1)
     )
+    if match.weight is not None:
+        scores = scores * match.weight
     return torch.where(is_box, scores, REJECTED)
 
 
-def _gather_xy(corners: _Corners, index: Tensor) -> Tensor:
+def _gather_xy(corners: Corners, index: Tensor) -> Tensor:
     return corners.xy.gather(1, index[..., None].expand(-1, -1, 2))
 
 

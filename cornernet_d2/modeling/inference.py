@@ -17,8 +17,9 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..canvas import Canvas, Size
-from .corner_head import CornerMaps
 from .decode import REJECTED, Pairs, decode_corners
+from .outputs import CornerMaps
+from .pairing import Pairing
 from .soft_nms import batched_soft_nms, check_settings
 
 INFERENCE_REGISTRY = Registry("INFERENCE")
@@ -56,7 +57,7 @@ class CornerInference:
     Subclasses change single steps: see the methods.
 
     Args:
-        top_k, nms_kernel, embedding_threshold: see :func:`.decode.decode_corners`.
+        top_k, nms_kernel: see :func:`.decode.decode_corners`.
         max_pairs: pairs kept of each image, scale and mirror image.
         soft_nms_method, sigma, iou_threshold, min_score: see
             :func:`.soft_nms.batched_soft_nms`.
@@ -77,7 +78,6 @@ class CornerInference:
         *,
         top_k: int = 100,
         nms_kernel: int = 3,
-        embedding_threshold: float = 0.5,
         max_pairs: int = 1000,
         soft_nms_method: str = "gaussian",
         sigma: float = 0.5,
@@ -90,7 +90,6 @@ class CornerInference:
         self.decoding = {
             "top_k": max(top_k, max_detections),
             "nms_kernel": nms_kernel,
-            "embedding_threshold": embedding_threshold,
             "max_detections": max(max_pairs, max_detections),
         }
         self.soft_nms = {
@@ -108,7 +107,6 @@ class CornerInference:
         return {
             "top_k": test.TOP_K,
             "nms_kernel": test.NMS_KERNEL,
-            "embedding_threshold": test.EMBEDDING_THRESHOLD,
             "max_pairs": test.MAX_PAIRS,
             "soft_nms_method": test.SOFT_NMS.METHOD,
             "sigma": test.SOFT_NMS.SIGMA,
@@ -160,16 +158,24 @@ class CornerInference:
         for members in together.values():
             inputs = [{"image": images[i]} for i in members]
             pixels, canvas = model.preprocess_image(inputs, [mirrored[i] for i in members])
-            pairs = self.to_image(self.decode(model.last_maps(pixels), canvas), canvas)
+            pairs = self.decode(model.last_maps(pixels), canvas, model.pairing)
+            pairs = self.to_image(pairs, canvas)
             numbers = torch.tensor(members).to(pairs.classes.device, non_blocking=True)
             fields = (*pairs, numbers[:, None].expand_as(pairs.classes))
             parts.append([field.flatten(0, 1) for field in fields])
         return Candidates(*(torch.cat(field) for field in zip(*parts)))
 
-    def decode(self, maps: CornerMaps, canvas: Canvas) -> Pairs:
+    def decode(self, maps: CornerMaps, canvas: Canvas, pairing: Pairing) -> Pairs:
         """Maps to pairs, boxes in map pixels: of corners in the images alone."""
         inside = canvas.inside(maps["tl"]["heatmap"].device)
-        return decode_corners(maps, **self.decoding, inside=inside)
+        return self.decode_corners(maps, canvas, pairing, inside=inside)
+
+    def decode_corners(
+        self, maps: CornerMaps, canvas: Canvas, pairing: Pairing, **rules: Any
+    ) -> Pairs:
+        """:func:`.decode.decode_corners` with this inference's settings, and ``rules``."""
+        cell_size = [1 / cells for cells in canvas.cells_per_pixel]
+        return decode_corners(maps, **self.decoding, pairing=pairing, cell_size=cell_size, **rules)
 
     def to_image(self, pairs: Pairs, canvas: Canvas) -> Pairs:
         """Boxes to pixels of the images, clipped; what has no area then is rejected."""

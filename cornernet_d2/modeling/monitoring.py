@@ -1,4 +1,4 @@
-"""What a training run logs besides its losses: counts, and how well embeddings tell pairs apart.
+"""What a training run logs besides its losses: counts, and how well the pairing can work.
 
 Letters: N images, M objects, h x w map pixels.
 """
@@ -8,11 +8,11 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from ..visualize import training_picture
-from .corner_head import CORNERS, CornerMaps
+from .outputs import CORNERS, CornerMaps
+from .pairing import Pairing
 from .target_batch import TargetBatch, at_cells
 
 # Reading a value back waits for the device, so that scalars are logged every so many iterations:
@@ -29,16 +29,13 @@ def current_storage() -> EventStorage | None:
 
 
 @torch.no_grad()
-def log_batch(maps: CornerMaps, batch: TargetBatch) -> None:
-    """Put the number of objects and the embedding distances of a batch into the EventStorage.
-
-    "embedding/within" is the mean distance of an object's two corners, "embedding/between" the
-    mean distance of an object's mean embedding to its nearest neighbour's in the image (M >= 2).
-    Pairs are found as long as the first is well below, the second well above the threshold.
+def log_batch(maps: CornerMaps, batch: TargetBatch, pairing: Pairing) -> None:
+    """Put the number of objects and :meth:`.Pairing.statistics` of a batch into the EventStorage.
 
     Args:
         maps: of the last stack, (N, ., h, w).
         batch: of the same images.
+        pairing: whose outputs are in the maps.
     """
     storage = current_storage()
     if storage is None or storage.iter % PERIOD:
@@ -46,26 +43,17 @@ def log_batch(maps: CornerMaps, batch: TargetBatch) -> None:
     storage.put_scalar("objects_per_batch", sum(batch.objects), smoothing_hint=False)
     if not sum(batch.objects):
         return
-    embeddings = [
-        at_cells(maps[corner]["embedding"], batch.image_index, batch.cells[:, i])[:, 0]
-        for i, corner in enumerate(CORNERS)
-    ]
-    tl, br = torch.stack(embeddings).float().cpu()
-    storage.put_scalar("embedding/within", (tl - br).abs().mean().item(), smoothing_hint=False)
-    gaps = [_nearest_distances(mean) for mean in ((tl + br) / 2).split(batch.objects)]
-    gaps = torch.cat(gaps)
-    if len(gaps):
-        storage.put_scalar("embedding/between", gaps.mean().item(), smoothing_hint=False)
-
-
-def _nearest_distances(values: Tensor) -> Tensor:
-    """(M,) distance of each number to its nearest neighbour; none of a single one."""
-    steps = values.sort().values.diff()
-    if not len(steps):
-        return steps
-    return torch.minimum(
-        F.pad(steps, (1, 0), value=torch.inf), F.pad(steps, (0, 1), value=torch.inf)
-    )
+    values = {
+        name: [
+            at_cells(maps[corner][name], batch.image_index, batch.cells[:, i])
+            for i, corner in enumerate(CORNERS)
+        ]
+        for name in pairing.outputs
+    }
+    if statistics := pairing.statistics(values, batch):
+        numbers = torch.stack(list(statistics.values())).tolist()  # one look at the device
+        for name, number in zip(statistics, numbers):
+            storage.put_scalar(name, number, smoothing_hint=False)
 
 
 @torch.no_grad()

@@ -38,6 +38,12 @@ class TargetBatch(NamedTuple):
         return len(self.objects)
 
     @property
+    def corners(self) -> Tensor:
+        """(M, 2, 2) float32 as (corner, xy): the exact places of the corners, cells."""
+        width = self.heatmaps.values.shape[-1]
+        return torch.stack((self.cells % width, self.cells // width), dim=-1) + self.offsets
+
+    @property
     def max_objects(self) -> int:
         """Most objects of one image."""
         return max(self.objects)

@@ -4,8 +4,8 @@
         --opts MODEL.WEIGHTS output/bccd/model_best.pth
 
 After the error analysis of Law & Deng, "CornerNet", section 4.4, which replaces heat maps and
-offsets; here embeddings as well, which decide whether the right corners are paired. One scale,
-without mirror images, on the datasets of DATASETS.TEST.
+offsets; here the pairing as well: whether the right corners are put together. One scale, without
+mirror images, on the datasets of DATASETS.TEST.
 """
 
 import argparse
@@ -27,18 +27,19 @@ from ..data import CornerNetDatasetMapper
 from ..data.annotations import boxes_xyxy, is_ignored
 from ..engine.evaluation import build_evaluator
 from ..modeling import CornerNet, InferenceWithTTA
-from ..modeling.corner_head import CORNERS, CornerMaps
+from ..modeling.outputs import CORNERS, CornerMaps
+from ..modeling.pairing import EmbeddingPairing, Pairing
 from ..modeling.target_batch import TargetBatch
 from ..predictor import build_predictor, load_config
 
 # What is replaced by the ground truth, row by row.
 ROWS = (
     (),
-    ("embedding",),
+    ("pairing",),
     ("offset",),
     ("heatmap",),
     ("heatmap", "offset"),
-    ("heatmap", "offset", "embedding"),
+    ("heatmap", "offset", "pairing"),
 )
 METRICS = ("AP", "AP50", "AP75")
 # Cells, along both axes, from an object's corner to a peak that is taken for that corner.
@@ -48,8 +49,9 @@ REACH = 2
 class GivenMaps:
     """A model as :class:`CornerInference` takes it, whose maps of its one image are ``maps``."""
 
-    def __init__(self, model: CornerNet, maps: CornerMaps) -> None:
-        self.canvas, self.preprocess_image, self.maps = model.canvas, model.preprocess_image, maps
+    def __init__(self, model: CornerNet, maps: CornerMaps, pairing: Pairing) -> None:
+        self.canvas, self.preprocess_image = model.canvas, model.preprocess_image
+        self.maps, self.pairing = maps, pairing
 
     def last_maps(self, images: Tensor) -> CornerMaps:
         return self.maps
@@ -59,8 +61,9 @@ def perfect_maps(targets: TargetBatch, predicted: CornerMaps) -> CornerMaps:
     """Maps of one image with every value as the truth wants it.
 
     Heat maps are the targets'. Offsets are the true ones in the cells of true corners, those
-    predicted elsewhere. Embeddings are the number of the object whose corner is nearest, and NaN,
-    which pairs with nothing, beyond ``REACH`` cells of all corners.
+    predicted elsewhere. Whatever the model's pairing is, the perfect one is by embeddings: the
+    number of the object whose corner is nearest, and NaN, which pairs with nothing, beyond
+    ``REACH`` cells of all corners.
     """
     maps = {}
     heatmaps, _ = targets.heatmaps.dense()
@@ -75,6 +78,18 @@ def perfect_maps(targets: TargetBatch, predicted: CornerMaps) -> CornerMaps:
             "offset": offset,
         }
     return maps
+
+
+def _replaced(
+    model: CornerNet, predicted: CornerMaps, perfect: CornerMaps, names: Sequence[str]
+) -> GivenMaps:
+    """The model with its maps of an image, those of one of ``ROWS`` perfect."""
+    outputs = ["embedding" if name == "pairing" else name for name in names]
+    maps = {
+        corner: {**side, **{name: perfect[corner][name] for name in outputs}}
+        for corner, side in predicted.items()
+    }
+    return GivenMaps(model, maps, EmbeddingPairing() if "pairing" in names else model.pairing)
 
 
 def _nearest(cells: Tensor, height: int, width: int) -> Tensor:
@@ -131,12 +146,9 @@ def analyze(cfg: CfgNode, model: CornerNet, name: str) -> list[dict[str, float]]
             predicted = model.last_maps(images)
             perfect = perfect_maps(TargetBatch.join(targets, model.device), predicted)
             for replaced, evaluator in zip(ROWS, evaluators):
-                maps = {
-                    corner: {**side, **{name: perfect[corner][name] for name in replaced}}
-                    for corner, side in predicted.items()
-                }
+                given = _replaced(model, predicted, perfect, replaced)
                 size = x["height"], x["width"]
-                (found,) = inference(GivenMaps(model, maps), [x["image"]], [size])
+                (found,) = inference(given, [x["image"]], [size])
                 evaluator.process([x], [{"instances": found}])
         with contextlib.redirect_stdout(io.StringIO()):  # a table of COCO's for each
             return [evaluator.evaluate()["bbox"] for evaluator in evaluators]

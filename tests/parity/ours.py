@@ -18,6 +18,7 @@ from cornernet_d2.canvas import Canvas
 from cornernet_d2.compat.official import OfficialInference, official_soft_nms
 from cornernet_d2.heatmaps import Heatmaps, Planes
 from cornernet_d2.modeling.decode import Pairs, decode_corners
+from cornernet_d2.modeling.pairing import Pairing
 from cornernet_d2.modeling.soft_nms import batched_soft_nms
 from cornernet_d2.modeling.target_batch import TargetBatch
 from cornernet_d2.targets import CornerTargets, draw_heatmaps
@@ -147,7 +148,7 @@ class StoredCorners(OfficialInference):
     pending: list[np.ndarray]
     origins: list[np.ndarray]
 
-    def decode(self, maps: Maps, canvas: Canvas) -> Pairs:
+    def decode(self, maps: Maps, canvas: Canvas, pairing: Pairing) -> Pairs:
         rows = torch.from_numpy(self.pending.pop(0))
         self.origins.append(canvas.origin()[0].numpy())
         return Pairs(rows[..., :4], rows[..., 4], rows[..., 5:7], rows[..., 7].long())

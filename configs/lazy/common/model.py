@@ -6,6 +6,7 @@ from cornernet_d2.modeling import (
     CornerCriterion,
     CornerInference,
     CornerNet,
+    EmbeddingPairing,
     Hourglass,
     InferenceWithTTA,
 )
@@ -28,11 +29,14 @@ model = L(CornerNet)(
     criterion=L(CornerCriterion)(
         alpha=2.0,
         beta=4.0,
+        offset_weight=1.0,
+        embedding_images=5.0,
+    ),
+    pairing=L(EmbeddingPairing)(
         pull_weight=0.1,
         push_weight=0.1,
         push_margin=1.0,
-        offset_weight=1.0,
-        embedding_images=5.0,
+        threshold=0.5,
     ),
     target_generator=L(CornerTargetGenerator)(
         num_classes="${..num_classes}",
@@ -46,7 +50,6 @@ model = L(CornerNet)(
     inference=L(InferenceWithTTA)(
         inference=L(CornerInference)(
             top_k=100,
-            embedding_threshold=0.5,
             soft_nms_method="gaussian",
             max_detections=100,
         ),

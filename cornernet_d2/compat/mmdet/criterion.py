@@ -32,11 +32,12 @@ class MMDetCriterion(CornerCriterion):
     def stack_weight(self, stacks: int) -> float:
         return 1.0
 
-    def offset_loss(self, predicted: Tensor, batch: TargetBatch, corner: int) -> Tensor:
-        """The offset targets are a map there, in which later objects overwrite earlier ones."""
+    def regression_loss(
+        self, predicted: Tensor, target: Tensor, batch: TargetBatch, corner: int
+    ) -> Tensor:
+        """The targets are a map there, in which later objects overwrite earlier ones."""
         hidden = _overwritten(batch, corner)[:, None]
-        target = batch.offsets[:, corner].masked_fill(hidden, 0)
-        return offset_loss(predicted.masked_fill(hidden, 0), target)
+        return offset_loss(predicted.masked_fill(hidden, 0), target.masked_fill(hidden, 0))
 
 
 def _overwritten(batch: TargetBatch, corner: int) -> Tensor:

@@ -20,9 +20,10 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ...canvas import Canvas, Size
-from ...modeling.corner_head import CornerMaps
-from ...modeling.decode import Pairs, decode_corners
+from ...modeling.decode import Pairs
 from ...modeling.inference import INFERENCE_REGISTRY, CornerInference
+from ...modeling.outputs import CornerMaps
+from ...modeling.pairing import Pairing
 from ..official import resize_like_opencv
 
 
@@ -31,9 +32,9 @@ class MMDetInference(CornerInference):
 
     clips_end = False
 
-    def decode(self, maps: CornerMaps, canvas: Canvas) -> Pairs:
+    def decode(self, maps: CornerMaps, canvas: Canvas, pairing: Pairing) -> Pairs:
         origin = _unmirrored(canvas).origin(maps["tl"]["heatmap"].device)
-        return decode_corners(maps, **self.decoding, origin=origin)
+        return self.decode_corners(maps, canvas, pairing, origin=origin)
 
     def to_image(self, pairs: Pairs, canvas: Canvas) -> Pairs:
         boxes = _unmirrored(canvas).to_image(pairs.boxes, clip_end=False)

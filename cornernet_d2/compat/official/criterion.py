@@ -43,17 +43,19 @@ class OfficialCriterion(CornerCriterion):
             clamp=CLAMP,
         )
 
-    def embedding_losses(self, tl: Tensor, br: Tensor, batch: TargetBatch) -> tuple[Tensor, Tensor]:
+    def embedding_losses(
+        self, tl: Tensor, br: Tensor, batch: TargetBatch, margin: float
+    ) -> tuple[Tensor, Tensor]:
         """Their way of leaving out the pairs of an object with itself adds a constant to push."""
         count, spread, closeness = pull_push_sums(
             tl,
             br,
             batch.image_index,
             batch.num_images,
-            margin=self.margin,
+            margin=margin,
             max_objects=batch.max_objects,
         )
-        closeness = closeness + self.margin * count - count * count / (count + EPS)
+        closeness = closeness + margin * count - count * count / (count + EPS)
         return spread / (count + EPS), closeness / (count * (count - 1) + EPS)
 
 

@@ -19,17 +19,18 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ...canvas import Canvas, Size
-from ...modeling.corner_head import CornerMaps
-from ...modeling.decode import REJECTED, Pairs, decode_corners
+from ...modeling.decode import REJECTED, Pairs
 from ...modeling.inference import INFERENCE_REGISTRY, Candidates, CornerInference
+from ...modeling.outputs import CornerMaps
+from ...modeling.pairing import Pairing
 from .soft_nms import official_soft_nms
 
 
 class OfficialInference(CornerInference):
     """The authors' test loop."""
 
-    def decode(self, maps: CornerMaps, canvas: Canvas) -> Pairs:
-        return decode_corners(maps, **self.decoding, keep_empty=True)
+    def decode(self, maps: CornerMaps, canvas: Canvas, pairing: Pairing) -> Pairs:
+        return self.decode_corners(maps, canvas, pairing, keep_empty=True)
 
     def to_image(self, pairs: Pairs, canvas: Canvas) -> Pairs:
         return pairs._replace(boxes=canvas.to_image(pairs.boxes))

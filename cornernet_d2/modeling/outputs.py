@@ -1,0 +1,28 @@
+"""What is predicted of a corner: the names of the maps, and the layers that each is made by.
+
+Letters: N images, h x w map pixels.
+"""
+
+import torch
+from detectron2.layers import Conv2d
+from torch import nn
+from torch.nn import functional as F
+
+from .recompute import Recomputable
+
+CORNERS = ("tl", "br")
+# Corner -> name of an output -> map (N, ., h, w); see corner_head.CornerBranch.
+CornerMaps = dict[str, dict[str, torch.Tensor]]
+
+
+class OutputBranch(Recomputable, nn.Sequential):
+    """3x3 convolution, ReLU, 1x1 convolution: (N, in, h, w) -> (N, out, h, w)."""
+
+    # Outputs of the same corner that the forward takes besides the feature map.
+    after: tuple[str, ...] = ()
+
+    def __init__(self, in_channels: int, width: int, out_channels: int):
+        super().__init__(
+            Conv2d(in_channels, width, 3, padding=1, activation=F.relu_),
+            Conv2d(width, out_channels, 1),
+        )
