@@ -1,7 +1,8 @@
 """What a set of weights expects of its input; weights alone do not tell.
 
 The authors' release and CornerNet-Lite feed BGR images with their own statistics and pad with
-black; MMDetection feeds RGB with ImageNet's and pads with the mean.
+black; MMDetection feeds RGB with ImageNet's and pads with the mean; CentripetalNet's authors feed
+BGR with ImageNet's and pad with black.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ class InputConvention(NamedTuple):
     """Values of the config keys that decide what the network sees.
 
     Attributes:
-        preset: "default", "official" or "mmdet".
+        preset: a key of :data:`CONVENTIONS`.
         format: INPUT.FORMAT, the channel order.
         pixel_mean, pixel_std: MODEL.PIXEL_MEAN and PIXEL_STD in that order, grey levels 0..255.
         padding: MODEL.CORNERNET.PADDING.
@@ -37,9 +38,17 @@ CONVENTIONS: dict[str, InputConvention] = {
     "mmdet": InputConvention(
         "mmdet", "RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "center_mean"
     ),
+    "centripetalnet": InputConvention(
+        "centripetalnet", "BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), "center_black"
+    ),
 }
 # The convention that a format's own code base always uses.
-FORMAT_PRESET = {"princeton": "official", "lite": "official", "mmdet": "mmdet"}
+FORMAT_PRESET = {
+    "princeton": "official",
+    "lite": "official",
+    "mmdet": "mmdet",
+    "centripetalnet": "centripetalnet",
+}
 
 
 def to_metadata(convention: InputConvention) -> dict[str, Any]:

@@ -87,7 +87,11 @@ def parse(contents: Any, path: str, source: str = "auto") -> Checkpoint:
 
 
 def build_contents(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
-    """Lay a checkpoint out as the code base ``target`` saves it; the inverse of :func:`parse`."""
+    """Lay a checkpoint out as the code base ``target`` saves it; the inverse of :func:`parse`.
+
+    Raises:
+        CheckpointError: a weight has no name there.
+    """
     weights = checkpoint.weights
     if target == "d2":
         notes = describe(checkpoint.convention, checkpoint.classes)
@@ -96,6 +100,12 @@ def build_contents(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
     if checkpoint.counters_filled:
         weights = {key: value for key, value in weights.items() if not key.endswith(_COUNTER)}
     renamed = {rename(key, "d2", target): value for key, value in weights.items()}
+    if None in renamed:
+        unknown = [key for key in weights if rename(key, "d2", target) is None]
+        raise CheckpointError(
+            f"{target} has no name for {len(unknown)} weights ({', '.join(unknown[:3])}, ...): its "
+            "network has not the outputs of this one's pairing"
+        )
     state = OrderedDict((key, renamed[key]) for key in sort_keys(renamed, target))
     if target != "mmdet":
         return state

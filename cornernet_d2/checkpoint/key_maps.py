@@ -4,21 +4,25 @@ Placeholders of a rule: ``{s}`` stack, counted from 0; ``{c}`` corner, ``tl`` or
 place of a residual block inside an hourglass, the same in all code bases (``low2`` once per level,
 then ``up1``, ``low1``, ``low2`` or ``low3`` and the block's number); ``{R}`` layer of a residual
 block; ``{M}`` convolution or norm of a pair that the code base names (here the norm is part of
-Detectron2's ``Conv2d``); ``{Q}`` the same in a ``Sequential`` that numbers it. No tensor is split,
-transposed or merged by any rule.
+Detectron2's ``Conv2d``); ``{Q}`` the same in a ``Sequential`` that numbers it; ``{m}`` the stack as
+CentripetalNet's authors say it: ``mid_`` for the first of two, nothing for the last; ``{O}`` any
+output of a corner, of whatever pairing. No tensor is split, transposed or merged by any rule.
 """
 
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-FORMATS = ("d2", "princeton", "lite", "mmdet")
+FORMATS = ("d2", "princeton", "lite", "mmdet", "centripetalnet")
 
 
 class _Rule(NamedTuple):
+    """Names by format; None: it has no such parameter. Lite's follow from princeton's."""
+
     d2: str
-    princeton: str
-    mmdet: str
+    princeton: str | None = None
+    mmdet: str | None = None
+    centripetalnet: str | None = None  # None: as princeton's, by _CENTRIPETALNET
 
 
 _RULES = (
@@ -60,6 +64,37 @@ _RULES = (
     _Rule("head.{s}.{c}.embedding.1", "{c}_tags.{s}.1", "bbox_head.{c}_emb.{s}.1.conv"),
     _Rule("head.{s}.{c}.offset.0", "{c}_regrs.{s}.0.conv", "bbox_head.{c}_off.{s}.0.conv"),
     _Rule("head.{s}.{c}.offset.1", "{c}_regrs.{s}.1", "bbox_head.{c}_off.{s}.1.conv"),
+    _Rule(
+        "head.{s}.{c}.guiding_shift.0",
+        mmdet="bbox_head.{c}_guiding_shift.{s}.0.conv",
+        centripetalnet="bbox_head.{m}{c}_off_c.0.conv",
+    ),
+    _Rule(
+        "head.{s}.{c}.guiding_shift.1",
+        mmdet="bbox_head.{c}_guiding_shift.{s}.1.conv",
+        centripetalnet="bbox_head.{m}{c}_off_c.1",
+    ),
+    _Rule(
+        "head.{s}.{c}.shift.places",
+        mmdet="bbox_head.{c}_dcn_offset.{s}.conv",
+        centripetalnet="bbox_head.{m}{c}_offset",
+    ),
+    _Rule(
+        "head.{s}.{c}.shift.gather",
+        mmdet="bbox_head.{c}_feat_adaption.{s}",
+        centripetalnet="bbox_head.{m}{c}_fadp",
+    ),
+    _Rule(
+        "head.{s}.{c}.shift.branch.0",
+        mmdet="bbox_head.{c}_centripetal_shift.{s}.0.conv",
+        centripetalnet="bbox_head.{m}{c}_off_c_2.0.conv",
+    ),
+    _Rule(
+        "head.{s}.{c}.shift.branch.1",
+        mmdet="bbox_head.{c}_centripetal_shift.{s}.1.conv",
+        centripetalnet="bbox_head.{m}{c}_off_c_2.1",
+    ),
+    _Rule("head.{s}.{c}.{O}"),
 )
 
 # CornerNet-Lite's file differs from the first release in the outermost module's name alone.
@@ -73,6 +108,19 @@ _LITE = {
     "{c}_cnvs": "{c}_modules",
     "{c}_regrs": "{c}_offs",
 }
+# CentripetalNet's authors have the first release's backbone, and one head with a name a stack.
+_CENTRIPETALNET = {
+    "pre.": "backbone.pre.",
+    "kps.{s}": "backbone.hg_modules.{s}",
+    "cnvs.{s}": "backbone.cnvs.{s}",
+    "inters.{s}": "backbone.inters.{s}",
+    "inters_.{s}": "backbone.inters_.{s}",
+    "cnvs_.{s}": "backbone.cnvs_.{s}",
+    "{c}_cnvs.{s}": "bbox_head.{m}{c}_pool",
+    "{c}_heats.{s}": "bbox_head.{m}{c}_heat",
+    "{c}_regrs.{s}": "bbox_head.{m}{c}_off",
+}
+_STACK_NAMES = {"0": "mid_", "1": ""}
 
 _RESIDUAL = ("conv1", "norm1", "conv2", "norm2", "skip", "skip norm")
 _PRINCETON_WORDS = {
@@ -93,6 +141,7 @@ _WORDS: dict[str, dict[str, dict[str, str]]] = {
     },
     "princeton": _PRINCETON_WORDS,
     "lite": _PRINCETON_WORDS,
+    "centripetalnet": _PRINCETON_WORDS,
     "mmdet": {
         "M": {"conv": ".conv", "norm": ".bn"},
         "R": dict(zip(_RESIDUAL, ("conv1", "bn1", "conv2", "bn2", "downsample.0", "downsample.1"))),
@@ -102,6 +151,8 @@ _PATTERNS = {
     "s": r"\d+",
     "c": r"tl|br",
     "H": r"(?:low2\.)*(?:up1|low1|low2|low3)\.\d+",
+    "m": "(?:mid_)?",
+    "O": r"\w+\.\d+",
 }
 # The order in which each code base's model registers its modules, hence of keys in its files.
 _ORDER = {
@@ -117,17 +168,47 @@ _ORDER = {
         "backbone.stem backbone.hourglass_modules backbone.inters backbone.conv1x1s "
         "backbone.out_convs backbone.remap_convs bbox_head.tl_pool bbox_head.br_pool "
         "bbox_head.tl_heat bbox_head.br_heat bbox_head.tl_off bbox_head.br_off "
-        "bbox_head.tl_emb bbox_head.br_emb"
+        "bbox_head.tl_emb bbox_head.br_emb bbox_head.tl_feat_adaption bbox_head.br_feat_adaption "
+        "bbox_head.tl_dcn_offset bbox_head.br_dcn_offset bbox_head.tl_guiding_shift "
+        "bbox_head.br_guiding_shift bbox_head.tl_centripetal_shift bbox_head.br_centripetal_shift"
     ).split(),
+    "centripetalnet": [
+        f"{part}.{name}"
+        for part, names in (
+            ("backbone", ("pre", "hg_modules", "inters", "inters_", "cnvs", "cnvs_")),
+            (
+                "bbox_head",
+                [
+                    f"{stack}{corner}_{name}"
+                    for group in (
+                        ("fadp",),
+                        ("offset",),
+                        ("pool",),
+                        ("heat", "off_c", "off_c_2", "off"),
+                    )
+                    for stack in ("", "mid_")
+                    for name in group
+                    for corner in ("tl", "br")
+                ],
+            ),
+        )
+        for name in names
+    ],
 }
-_PREFIX = {"d2": "", "princeton": "module.", "lite": "module.", "mmdet": ""}
+_PREFIX = {"d2": "", "princeton": "module.", "lite": "module.", "mmdet": "", "centripetalnet": ""}
 
 
-def _template(rule: _Rule, fmt: str) -> str:
-    if fmt != "lite":
-        return getattr(rule, fmt)
-    first, rest = rule.princeton.split(".", 1)
-    return f"{_LITE.get(first, first)}.{rest}"
+def _template(rule: _Rule, fmt: str) -> str | None:
+    name = getattr(rule, fmt, None)
+    if name is not None or rule.princeton is None or fmt not in ("lite", "centripetalnet"):
+        return name
+    if fmt == "lite":
+        first, rest = rule.princeton.split(".", 1)
+        return f"{_LITE.get(first, first)}.{rest}"
+    for theirs, ours in _CENTRIPETALNET.items():
+        if rule.princeton.startswith(theirs):
+            return ours + rule.princeton.removeprefix(theirs)
+    return None
 
 
 class _Pattern(NamedTuple):
@@ -136,8 +217,10 @@ class _Pattern(NamedTuple):
     slot: str | None  # the one of M, Q, R that the template holds
 
 
-def _compile(rule: _Rule, fmt: str) -> _Pattern:
+def _compile(rule: _Rule, fmt: str) -> _Pattern | None:
     template = _template(rule, fmt)
+    if template is None:
+        return None
     slot = next((name for name in "MQR" if f"{{{name}}}" in template), None)
     regex = template.replace(".", r"\.")
     for name, pattern in _PATTERNS.items():
@@ -160,14 +243,22 @@ def rename(key: str, source: str, target: str) -> str | None:
         target: format wanted; names of princeton and Lite begin with ``module.``.
 
     Returns:
-        The new name, or None where ``key`` is no parameter of CornerNet in ``source``.
+        The new name, or None where ``key`` is no parameter of CornerNet in ``source``, or of none
+        that ``target`` knows.
     """
     key = key.removeprefix("module.")
     for own, other in zip(_COMPILED[source], _COMPILED[target]):
-        match = own.regex.fullmatch(key)
+        match = own and own.regex.fullmatch(key)
         if match is None:
             continue
+        if other is None:
+            return None
         values = match.groupdict()
+        if "m" in values:
+            values["s"] = "01"[values["m"] == ""]
+        values["m"] = _STACK_NAMES.get(values.get("s"))
+        if "{m}" in other.template and values["m"] is None:
+            return None  # a third stack
         if own.slot is not None:
             layers = {word: layer for layer, word in _WORDS[source][own.slot].items()}
             values[other.slot] = _WORDS[target][other.slot][layers[values.pop("word")]]

@@ -4,9 +4,10 @@
     python -m tests.parity FOLDER --only losses,decode --verbose
     python -m tests.parity FOLDER --json report.json
 
-FOLDER holds .npz files as their README describes, of the authors' code or of MMDetection, and the
-weights.py that they were made with, which is run. Which of the two it is, its files tell. Exits
-with 0 if every comparison holds, 1 if one does not, 2 if there was none.
+FOLDER holds .npz files as their README describes, of the authors' code, of MMDetection or of
+CentripetalNet, and there or beside it is the weights.py that they were made with, which is run.
+Which of these it is, its files tell. Exits with 0 if every comparison holds, 1 if one does not, 2
+if there was none.
 """
 
 import argparse
@@ -18,13 +19,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import mmdet, official
+from . import centripetal, mmdet, official
 from .check import Check
-from .reference import MMDetReference, OfficialReference, Reference
+from .reference import CentripetalReference, MMDetReference, OfficialReference, Reference
 
 Runner = Callable[[Reference, str], Iterator[Check]]
 # File pattern -> what compares it. A folder without the marks of any other kind is the last.
 KINDS: dict[type[Reference], dict[str, Runner]] = {
+    CentripetalReference: centripetal.RUNNERS,
     MMDetReference: mmdet.RUNNERS,
     OfficialReference: official.RUNNERS,
 }

@@ -17,8 +17,10 @@ from cornernet_d2 import model_zoo
 from cornernet_d2.canvas import Canvas
 from cornernet_d2.compat.official import OfficialInference, official_soft_nms
 from cornernet_d2.heatmaps import Heatmaps, Planes
+from cornernet_d2.modeling import CornerHead
 from cornernet_d2.modeling.decode import Pairs, decode_corners
-from cornernet_d2.modeling.pairing import Pairing
+from cornernet_d2.modeling.pairing import CentripetalPairing, Pairing
+from cornernet_d2.modeling.pairing.centripetal import guiding_shifts, log_half_sizes
 from cornernet_d2.modeling.soft_nms import batched_soft_nms
 from cornernet_d2.modeling.target_batch import TargetBatch
 from cornernet_d2.targets import CornerTargets, draw_heatmaps
@@ -68,6 +70,35 @@ def maps_of(arrays: Mapping[str, np.ndarray], outputs: Mapping[str, str]) -> dic
 def decode(maps: Maps, **settings: Any) -> Pairs:
     """As the authors, who keep boxes without area."""
     return decode_corners(maps, **settings, keep_empty=True)
+
+
+def canvas_of(size: Sequence[int], border: Sequence[float], num_images: int) -> Canvas:
+    """Images that fill the canvas (H, W) between these top, bottom, left and right, pixels."""
+    top, bottom, left, right = (int(side) for side in border)
+    sizes, borders = [(bottom - top, right - left)] * num_images, [(top, left)] * num_images
+    mirrored = (False,) * num_images
+    return Canvas(tuple(size), 4, "center_mean", tuple(sizes), tuple(borders), mirrored)
+
+
+def decode_on(model: nn.Module, maps: Maps, canvas: Canvas, **settings: Any) -> Pairs:
+    """What the model's inference decodes, boxes in pixels of the images, before soft-NMS."""
+    inference = without_views(model).corner_inference
+    inference.decoding = settings
+    return inference.to_image(inference.decode(maps, canvas, model.pairing), canvas)
+
+
+def shift_targets(batch: TargetBatch) -> dict[str, list[Tensor]]:
+    """What is to be regressed, by output: (M, 2) for each corner."""
+    return {
+        "offset": list(batch.offsets.unbind(1)),
+        "shift": [log_half_sizes(batch)] * 2,
+        "guiding_shift": guiding_shifts(batch),
+    }
+
+
+def guided_head(in_channels: int, num_classes: int) -> CornerHead:
+    """With MMDetection's widths."""
+    return CornerHead(in_channels, num_classes, pairing=CentripetalPairing(guided=True))
 
 
 def join(criterion: Any, targets: Sequence[CornerTargets]) -> TargetBatch:

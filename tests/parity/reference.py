@@ -20,9 +20,11 @@ from cornernet_d2 import model_zoo
 from cornernet_d2.checkpoint import Checkpoint, infer_architecture, parse
 
 Arrays = Mapping[str, np.ndarray]
-# The presets that compute what the two kinds of reference were made with.
+# The presets that compute what the references were made with.
 OFFICIAL = "CornerNet-HG104-official.yaml"
 MMDET = "CornerNet-HG104-mmdet.yaml"
+CENTRIPETAL_OFFICIAL = "CentripetalNet-HG104-official.yaml"
+CENTRIPETAL_MMDET = "CentripetalNet-HG104-mmdet.yaml"
 
 
 class Reference:
@@ -49,7 +51,7 @@ class Reference:
     def __init__(self, path: str):
         if not os.path.isdir(path):
             raise FileNotFoundError(f"there is no folder {path}")
-        self.path = path
+        self.path = path.rstrip(os.sep)
         self._made: tuple[tuple[str, int], Checkpoint] | None = None
 
     def files(self) -> list[str]:
@@ -123,6 +125,28 @@ class MMDetReference(Reference):
         with mock.patch.dict(sys.modules, weights=self.recipe):  # which mm_weights.py imports
             recipe = _import(os.path.join(self.path, "mm_weights.py"))
         return recipe.make_state_dict(recipe.load_keys(keys_file), seed)
+
+
+class CentripetalReference(Reference):
+    """Numbers of CentripetalNet, by MMDetection (whose names the weights have) and its authors."""
+
+    preset = CENTRIPETAL_MMDET
+    marks = ("small_head.npz", "keys_authors_with_mask.json")
+    support = (*Reference.support, "family_weights.py")
+
+    def path_of(self, file: str) -> str:
+        """Of a file that is in the folder, or beside it for all of the family."""
+        path = os.path.join(self.path, file)
+        return path if os.path.exists(path) else os.path.join(os.path.dirname(self.path), file)
+
+    @property
+    def recipe(self) -> ModuleType:
+        return _import(self.path_of("weights.py"))
+
+    def state_dict(self, keys_file: str, seed: int) -> dict[str, torch.Tensor]:
+        with mock.patch.dict(sys.modules, weights=self.recipe):  # which family_weights.py imports
+            recipe = _import(self.path_of("family_weights.py"))
+        return recipe.make_state_dict(keys_file, seed)
 
 
 @cache

@@ -1,6 +1,6 @@
 """network_*.npz: dense maps and inner activations of the full network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ CORNER_MODULES = {"tl_cnvs": "tl", "br_cnvs": "br"}
 def run(folder: Reference, file: str) -> Iterator[Check]:
     arrays = folder.load(file)
     seed = int(arrays["weights_seed"])
-    yield from _weights(Case(file, "weights"), folder, seed, arrays)
+    yield from check_weights(Case(file, "weights"), folder, seed, arrays)
 
     case = Case(file, "x".join(str(side) for side in arrays["image"].shape[1:3]))
     image = torch.cat([folder.recipe.normalise(image) for image in arrays["image"]])
@@ -43,16 +43,16 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
     model, _ = folder.model(KEYS, seed)
     model.eval()
     inner: dict[str, Any] = {}
-    _record(model, under(arrays, "inter"), inner)
+    record(model, under(arrays, "inter"), inner, _our_module)
     with torch.no_grad():
         stacks = model.corner_maps(image)
-    yield from _inner(case, under(arrays, "inter"), inner)
+    yield from check_inner(case, under(arrays, "inter"), inner)
     channels = arrays.get("heat_channels")
     for index, want in numbered(arrays, "stack"):
         for corner in ("tl", "br"):
             for name, ours in OUTPUTS.items():
                 got = stacks[index][corner][ours]
-                yield from _output(
+                yield from check_output(
                     case,
                     f"stack{index}/{corner}_{name}",
                     got,
@@ -65,7 +65,7 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
             yield from _detections(case, name, stacks[-1], threshold, arrays[name])
 
 
-def _weights(case: Case, folder: Reference, seed: int, arrays: Arrays) -> Iterator[Check]:
+def check_weights(case: Case, folder: Reference, seed: int, arrays: Arrays) -> Iterator[Check]:
     values = [
         value.double()
         for key, value in folder.weights(KEYS, seed).weights.items()
@@ -83,8 +83,14 @@ def _our_module(official: str) -> str:
     return f"{MODULES[first]}.{rest}".rstrip(".")
 
 
-def _record(model: nn.Module, inner: Arrays, results: dict[str, Any]) -> None:
-    """Have the modules that the reference names leave their outputs' shape and statistics."""
+def record(
+    model: nn.Module, inner: Arrays, results: dict[str, Any], our_module: Callable[[str], str]
+) -> None:
+    """Have the modules that the reference names leave their outputs' shape and statistics.
+
+    Args:
+        our_module: name of a module in the reference -> ours.
+    """
     modules = dict(model.named_modules())
 
     def leave(name: str) -> Any:
@@ -94,10 +100,10 @@ def _record(model: nn.Module, inner: Arrays, results: dict[str, Any]) -> None:
         return hook
 
     for name in {key.rpartition("/")[0] for key in inner}:
-        modules[_our_module(name)].register_forward_hook(leave(name))
+        modules[our_module(name)].register_forward_hook(leave(name))
 
 
-def _inner(case: Case, inner: Arrays, results: dict[str, Any]) -> Iterator[Check]:
+def check_inner(case: Case, inner: Arrays, results: dict[str, Any]) -> Iterator[Check]:
     names: list[str] = [key.rpartition("/")[0] for key in inner if key.endswith("/stats")]
     for name in names:
         if name not in results:
@@ -109,7 +115,7 @@ def _inner(case: Case, inner: Arrays, results: dict[str, Any]) -> Iterator[Check
         yield case.relative(f"inner {name} stats", got[2:], want[2:], 1e-3, scale=want[3])
 
 
-def _output(
+def check_output(
     case: Case, name: str, got: torch.Tensor, want: Arrays, tolerance: float, channels: Any
 ) -> Iterator[Check]:
     if "shape" in want:
