@@ -72,9 +72,9 @@ def _add_head(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.TARGETS.CLIP = "canvas"
 
     cfg.MODEL.CORNERNET.LOSS = CN()
-    # What the four losses are divided by, a name in CRITERION_REGISTRY: "default" (global counts,
-    # independent of how a batch is split; modeling/criterion.py), "official" or "mmdet" (these code
-    # bases, in compat/), or one of your own.
+    # What the losses are divided by, a name in CRITERION_REGISTRY: "default" (global counts,
+    # independent of how a batch is split; modeling/criterion.py), "official", "mmdet" or
+    # "centripetalnet" (these code bases, in compat/), or one of your own.
     cfg.MODEL.CORNERNET.LOSS.CONVENTION = "default"
     cfg.MODEL.CORNERNET.LOSS.ALPHA = 2.0  # [P] eq. 1
     cfg.MODEL.CORNERNET.LOSS.BETA = 4.0  # [P] eq. 1

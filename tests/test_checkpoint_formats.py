@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 from cornernet_d2 import model_zoo
 from cornernet_d2.checkpoint import (
     FORMATS,
+    Checkpoint,
     CheckpointError,
     CornerNetCheckpointer,
     build_contents,
@@ -43,6 +44,51 @@ HG104 = {
     "MODEL.CORNERNET.HEAD_WIDTH": 256,
     "MODEL.CORNERNET.POOL_WIDTH": 128,
 }
+GUIDED = {
+    "MODEL.CORNERNET.PAIRING": "centripetal",
+    "MODEL.CORNERNET.CENTRIPETAL.GUIDED": True,
+}
+# MMDetection's 1,152 keys of CentripetalNet on Hourglass-104.
+CENTRIPETAL_ORDER = "b0b2c545824cac2b07274ad7231de6903ccf6ed0b783a40054c004be29e015e0"
+# ours, mmdet, the authors': from the two code bases' sources
+CENTRIPETAL_NAMES = [
+    (
+        "head.0.tl.shift.branch.1.bias",
+        "bbox_head.tl_centripetal_shift.0.1.conv.bias",
+        "bbox_head.mid_tl_off_c_2.1.bias",
+    ),
+    (
+        "head.1.br.guiding_shift.0.weight",
+        "bbox_head.br_guiding_shift.1.0.conv.weight",
+        "bbox_head.br_off_c.0.conv.weight",
+    ),
+    (
+        "head.1.tl.shift.gather.weight",
+        "bbox_head.tl_feat_adaption.1.weight",
+        "bbox_head.tl_fadp.weight",
+    ),
+    (
+        "head.0.br.shift.places.weight",
+        "bbox_head.br_dcn_offset.0.conv.weight",
+        "bbox_head.mid_br_offset.weight",
+    ),
+    (
+        "head.1.tl.pool.p1.norm.bias",
+        "bbox_head.tl_pool.1.direction1_conv.bn.bias",
+        "bbox_head.tl_pool.p1_conv1.bn.bias",
+    ),
+    (
+        "backbone.inter_convs.0.norm.bias",
+        "backbone.conv1x1s.0.bn.bias",
+        "backbone.inters_.0.1.bias",
+    ),
+    (
+        "backbone.stacks.1.low2.up1.0.shortcut.weight",
+        "backbone.hourglass_modules.1.low2.up1.0.downsample.0.weight",
+        "backbone.hg_modules.1.low2.up1.0.skip.0.weight",
+    ),
+]
+EMBEDDING_FORMATS = [fmt for fmt in FORMATS if fmt != "centripetalnet"]
 # ours, princeton, mmdet: from the three code bases' sources
 NAMES = [
     ("backbone.stem.0.weight", "pre.0.conv.weight", "backbone.stem.0.conv.weight"),
@@ -177,7 +223,7 @@ class TestNames:
         }
         shapes = expected_shapes(architecture)
         ours = list(shapes)
-        for fmt in FORMATS:
+        for fmt in EMBEDDING_FORMATS:
             theirs = [rename(key, "d2", fmt) for key in ours]
             assert None not in theirs and len(set(theirs)) == len(ours)
             assert detect_format(theirs) == (fmt, len(ours))
@@ -186,8 +232,47 @@ class TestNames:
         meta = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
         assert infer_architecture(meta) == architecture
 
+    def test_centripetal_has_mmdetections_keys_in_its_order(self):
+        ours = list(expected_shapes({**HG104, **GUIDED}))
+        theirs = sort_keys([rename(key, "d2", "mmdet") for key in ours], "mmdet")
+        assert len(theirs) == 1152
+        assert hashlib.sha256("\n".join(theirs).encode()).hexdigest() == CENTRIPETAL_ORDER
+
+    @pytest.mark.parametrize("ours, mmdet, authors", CENTRIPETAL_NAMES)
+    def test_centripetal_table(self, ours, mmdet, authors):
+        assert rename(ours, "d2", "mmdet") == mmdet and rename(mmdet, "mmdet", "d2") == ours
+        assert rename(ours, "d2", "centripetalnet") == authors
+        assert rename(authors, "centripetalnet", "d2") == ours
+
+    def test_centripetal_formats_name_every_parameter_once(self):
+        small = {"MODEL.HOURGLASS.WIDTHS": [8] * 6, "MODEL.HOURGLASS.BLOCKS": [1] * 6}
+        shapes = expected_shapes({**HG104, **small, **GUIDED})
+        ours = list(shapes)
+        for fmt in ("d2", "mmdet", "centripetalnet"):
+            theirs = [rename(key, "d2", fmt) for key in ours]
+            assert None not in theirs and len(set(theirs)) == len(ours)
+            assert detect_format(theirs) == (fmt, len(ours))
+            assert [rename(key, fmt, "d2") for key in theirs] == ours
+            assert sorted(sort_keys(theirs, fmt)) == sorted(theirs)
+        assert rename("head.2.tl.heatmap.1.weight", "d2", "centripetalnet") is None
+        meta = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        assert infer_architecture(meta) == {**HG104, **small, **GUIDED}
+
+    def test_the_masks_parameters_are_left_over(self):
+        assert rename("bbox_head.convs.0.conv.weight", "centripetalnet", "d2") is None
+        assert rename("bbox_head.conv_logits.weight", "centripetalnet", "d2") is None
+
 
 class TestContents:
+    def test_a_pairing_that_a_format_does_not_know(self):
+        """Neither are weights dropped, nor is the file half written."""
+        for pairing, target in (("embedding", "centripetalnet"), ("centripetal", "mmdet")):
+            shapes = expected_shapes({**HG104, "MODEL.CORNERNET.PAIRING": pairing})
+            weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+            checkpoint = Checkpoint(weights, "d2", len(weights))
+            with pytest.raises(CheckpointError, match=f"{target} has no name for 16 weights .*tl"):
+                build_contents(checkpoint, target)
+
     @pytest.mark.parametrize("counters", [False, True])
     def test_round_trip_is_equal_bit_for_bit(self, counters):
         state = tiny_state(counters)

@@ -124,8 +124,11 @@ class TestConvention:
 
     @pytest.mark.parametrize("preset", CONVENTIONS)
     def test_are_those_of_the_configs(self, preset):
-        name = "CornerNet-HG104" + ("" if preset == "default" else f"-{preset}")
-        cfg = tiny_config(name)
+        configs = {
+            "default": "CornerNet-HG104",
+            "centripetalnet": "CentripetalNet-HG104-official",
+        }
+        cfg = tiny_config(configs.get(preset, f"CornerNet-HG104-{preset}"))
         for key, value in to_config(CONVENTIONS[preset]).items():
             node = cfg
             for part in key.split("."):

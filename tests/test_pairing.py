@@ -179,6 +179,13 @@ def test_the_guiding_shift_ends_at_the_centre():
     assert losses["guiding"] == 0 and losses["centripetal"] > 0
 
 
+def test_the_authors_division_by_no_objects_is_not_followed():
+    preset = ["MODEL.CORNERNET.LOSS.CONVENTION", "centripetalnet"]
+    losses = tiny_model(*GUIDED, *preset)([example(), example()])
+    assert losses["loss_centripetal"] == losses["loss_guiding"] == losses["loss_offset"] == 0
+    sum(losses.values()).backward()
+
+
 def test_the_shift_does_not_train_its_guide():
     model = tiny_model(*GUIDED)
     model([example([8, 8, 40, 30])])["loss_centripetal"].backward()

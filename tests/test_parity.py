@@ -18,10 +18,11 @@ from tests.parity.__main__ import KINDS, compare, main, open_folder
 from tests.parity.check import Case, match_rows, stats
 from tests.parity.official import network
 from tests.parity.ours import decode
-from tests.parity.reference import MMDetReference, OfficialReference, strided
+from tests.parity.reference import CentripetalReference, MMDetReference, OfficialReference, strided
 
 FIXTURES = Path(__file__).parent / "fixtures"
 OFFICIAL, MMDET = FIXTURES / "reference", FIXTURES / "reference_mmdet"
+CENTRIPETAL = FIXTURES / "reference_centripetal"
 LARGER = [
     Path(path) for path in os.environ.get("CORNERNET_D2_REFERENCE", "").split(os.pathsep) if path
 ]
@@ -73,6 +74,19 @@ def mmdet_folder(tmp_path_factory):
     copy_support(MMDET, path)
     for file in files(MMDET):
         np.savez(path / file, **renamed(dict(np.load(MMDET / file))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def centripetal_folder(tmp_path_factory):
+    """The recipes lie beside the folder, as in the whole family's."""
+    path = tmp_path_factory.mktemp("family") / "centripetal"
+    path.mkdir()
+    copy_support(CENTRIPETAL, path)
+    for recipe in path.glob("*.py"):
+        recipe.rename(path.parent / recipe.name)
+    for file in files(CENTRIPETAL):
+        np.savez(path / file, **renamed(dict(np.load(CENTRIPETAL / file))))
     return path
 
 
@@ -205,6 +219,32 @@ class TestMMDetection:
         assert not [check for check in checks if "heat" in check.quantity]
 
 
+class TestCentripetal:
+    @pytest.mark.parametrize("file", files(CENTRIPETAL))
+    def test_every_case_holds(self, centripetal_folder, file):
+        assert not every_case_holds(centripetal_folder, file)
+
+    @pytest.mark.parametrize(
+        "file, array, step",
+        [
+            ("decode.npz", "mmdet_detections", 1e-1),
+            ("decode.npz", "authors_detections", 1e-1),
+            ("losses.npz", "mmdet_centripetal_loss", 1e-3),
+            ("losses.npz", "authors_off_c_loss", 1e-3),
+            ("losses.npz", "stack1/br_centripetal_shift_authors_grad", 1e-2),
+            ("small_head.npz", "tl_centripetal_shift", 1e-2),
+            ("small_head.npz", "tl_dcn_offset.0.conv.weight/sample", 0.1),
+            ("targets.npz", "mmdet_tl_centripetal_shift_value", 1e-3),
+            ("targets.npz", "authors_br_guiding_shift_value", 1e-3),
+        ],
+    )
+    def test_an_error_in_any_place_is_found(self, tmp_path, file, array, step):
+        checks = list(
+            compare(changed(CENTRIPETAL, tmp_path, file, first_number_moved(array, step)))
+        )
+        assert [check for check in checks if not check.passed]
+
+
 class TestCommand:
     @pytest.mark.parametrize(
         "kind, files",
@@ -212,6 +252,7 @@ class TestCommand:
             (MMDetReference, ["mm_weights.py", "weights.py", "losses.npz"]),
             (MMDetReference, ["network.npz"]),
             (MMDetReference, ["decode.npz", "train_step.npz"]),
+            (CentripetalReference, ["small_head.npz", "losses.npz"]),
             (OfficialReference, ["weights.py", "losses.npz"]),
             (OfficialReference, ["network_511.npz"]),
         ],
