@@ -13,7 +13,7 @@ from detectron2.evaluation import COCOEvaluator, LVISEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from tiny_run import make_dataset, tiny_config
 
-from cornernet_d2.engine import CornerNetTrainer
+from cornernet_d2.engine import CornerNetTrainer, evaluation
 
 CLASSES = ["cat", "dog"]
 # Class and box (x0 y0 x1 y1, pixels) of the objects of each image.
@@ -84,7 +84,7 @@ def test_pascal_voc(voc: str, tmp_path: Path, missed: list[int], ap: float) -> N
 def test_coco_and_lvis(tmp_path: Path) -> None:
     make_dataset(str(tmp_path))
     cfg = tiny_config(str(tmp_path))
-    assert type(CornerNetTrainer.build_evaluator(cfg, "tiny")) is COCOEvaluator
+    assert isinstance(CornerNetTrainer.build_evaluator(cfg, "tiny"), COCOEvaluator)
     metadata = MetadataCatalog.get("tiny_lvis")
     metadata.set(evaluator_type="lvis", json_file=str(tmp_path / "tiny.json"))
     try:
@@ -92,3 +92,40 @@ def test_coco_and_lvis(tmp_path: Path) -> None:
         assert isinstance(evaluator, LVISEvaluator)
     except ModuleNotFoundError as error:  # the lvis package is an option
         assert error.name == "lvis"
+
+
+class NearlyRight(torch.nn.Module):
+    """The boxes of "tiny", moved a little, and as many that are wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.truth = {d["image_id"]: d["annotations"] for d in DatasetCatalog.get("tiny")}
+        self.draw = torch.Generator().manual_seed(0)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        return [{"instances": self.detect(x["image_id"])} for x in batched_inputs]
+
+    def detect(self, image_id: int) -> Instances:
+        boxes = torch.tensor([obj["bbox"] for obj in self.truth[image_id]], dtype=torch.float32)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = torch.cat([boxes, boxes + 9])
+        instances = Instances((16, 16))
+        instances.pred_boxes = Boxes(boxes + torch.rand(boxes.shape, generator=self.draw))
+        instances.pred_classes = torch.zeros(len(boxes), dtype=torch.long)
+        instances.scores = torch.rand(len(boxes), generator=self.draw)
+        return instances
+
+
+def test_faster_coco_eval_gives_the_same_numbers(tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("faster_coco_eval")
+    make_dataset(str(tmp_path))
+    cfg = tiny_config(str(tmp_path))
+    monkeypatch.setattr(evaluation, "_has_compiled_detectron2", lambda: False)
+    results = []
+    for there in (True, False):
+        monkeypatch.setattr(evaluation, "find_spec", lambda name, there=there: there or None)
+        evaluator = CornerNetTrainer.build_evaluator(cfg, "tiny")
+        assert isinstance(evaluator, evaluation.FasterCOCOEvaluator) == there
+        results.append(CornerNetTrainer.test(cfg, NearlyRight(), [evaluator])["bbox"])
+    assert results[0] == pytest.approx(results[1], nan_ok=True)
+    assert 5 < results[0]["AP"] < 95
