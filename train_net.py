@@ -16,7 +16,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from cornernet_d2 import add_cornernet_config
-from cornernet_d2.engine import CornerNetTrainer, launch, restart_count
+from cornernet_d2.engine import CornerNetTrainer, launch, restart_count, starting_run
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
@@ -33,7 +33,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if wants_gpu and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
-    default_setup(cfg, args)
+    with starting_run(cfg.OUTPUT_DIR, training=not args.eval_only):
+        default_setup(cfg, args)
     if wants_gpu and cfg.MODEL.DEVICE == "cpu":
         logging.getLogger("detectron2").warning("No CUDA device: MODEL.DEVICE is set to cpu")
     return cfg

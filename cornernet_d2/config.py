@@ -175,7 +175,8 @@ def _add_solver(cfg: CN) -> None:
     # Several micro-batches per step: their sum is SOLVER.IMS_PER_BATCH and the losses are
     # normalised over all of them, so that the gradient is the one of the whole batch.
     cfg.SOLVER.GRADIENT_ACCUMULATION = 1
-    # With SOLVER.AMP.ENABLED: "float16" (with a gradient scaler) or "bfloat16"; d2go's key.
+    # With SOLVER.AMP.ENABLED: "float16" (with a gradient scaler), "bfloat16", "float32", or "auto":
+    # the one that MODEL.DEVICE has instructions for (engine/precision.py). d2go's key.
     cfg.SOLVER.AMP.PRECISION = "float16"
     # torch.compile the backbone and the head; not with MODEL.HOURGLASS.RECOMPUTE.
     cfg.SOLVER.COMPILE = False
@@ -183,10 +184,20 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.CHECKPOINT_KEEP = 3
     # A key of metrics.json: model_best.pth holds the weights with the highest value of it.
     cfg.SOLVER.BEST_METRIC = "bbox/AP"
+    # End the run after this many evaluations (TEST.EVAL_PERIOD) in a row in which BEST_METRIC has
+    # not risen by more than MIN_DELTA, in its unit; 0: never.
+    cfg.SOLVER.PATIENCE = 0
+    cfg.SOLVER.MIN_DELTA = 0.0
     # Stop after this many steps in a row with a loss or a gradient that is not finite.
     cfg.SOLVER.NONFINITE_LIMIT = 10
     # Report a total loss above this many times its median of the last 100 iterations; 0: never.
     cfg.SOLVER.LOSS_SPIKE_FACTOR = 5.0
+
+    # Iterations between computations of the losses on DATASETS.TEST, the images prepared as in a
+    # test, written as validation/loss_*; 0: never.
+    cfg.TEST.LOSS_PERIOD = 0
+    # Where progress goes besides the terminal and metrics.json: "tensorboard", "wandb", "mlflow".
+    cfg.LOGGERS = ["tensorboard"]
 
     # Exponential moving average of the weights; the key names are d2go's.
     cfg.MODEL_EMA = CN()

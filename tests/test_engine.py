@@ -357,7 +357,7 @@ class TestProgress:
             monkeypatch.setattr(events, "find_spec", lambda name: None)
         else:
             pytest.importorskip("tensorboard")
-        writers = events.build_writers(str(tmp_path), 10)
+        writers = events.build_writers(tiny_config(str(tmp_path)), 10)
         with EventStorage() as storage:
             storage.put_image("x", torch.zeros(3, 4, 4))
             storage.put_scalar("lr", 1.0)

@@ -18,8 +18,12 @@ LISTS = ("images", "categories", "annotations")
 Faults = Iterator[tuple[str, str]]  # (field, what is wrong with it)
 
 
-def load_dataset(name: str) -> tuple[list[dict], list[Problem]]:
+def load_dataset(name: str, labelled: bool = True) -> tuple[list[dict], list[Problem]]:
     """A registered dataset's dicts and what is wrong with its file: no dicts if that is fatal.
+
+    Args:
+        name: of a registered dataset.
+        labelled: False: a COCO json without "annotations", such as test-dev's, is no fault.
 
     Raises:
         ValueError: unknown name, or a dataset that cannot be loaded for another reason.
@@ -28,7 +32,7 @@ def load_dataset(name: str) -> tuple[list[dict], list[Problem]]:
         raise ValueError(
             f"no dataset {name!r} is registered; known: {', '.join(sorted(DatasetCatalog.list()))}"
         )
-    problems = list(_file_problems(name))
+    problems = list(_file_problems(name, labelled))
     if any(problem.fatal for problem in problems):
         return [], problems
     try:
@@ -50,12 +54,15 @@ def check_files(names: Iterable[str]) -> None:
         refuse_fatal(list(_file_problems(name)), name)
 
 
-def _file_problems(name: str) -> Iterator[Problem]:
+def _file_problems(name: str, labelled: bool = True) -> Iterator[Problem]:
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     if json_file and metadata.get("evaluator_type") == "coco":
         try:
-            yield from coco_problems(read_coco(json_file), json_file)
+            data = _read_json(json_file)
+            if not labelled and isinstance(data, dict) and "annotations" not in data:
+                return
+            yield from coco_problems(_with_lists(data, json_file), json_file)
         except ValueError as error:
             yield Problem(str(error))
 
@@ -66,15 +73,22 @@ def read_coco(json_file: str) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing, no json (line and column are named), or not of that form.
     """
+    return _with_lists(_read_json(json_file), json_file)
+
+
+def _read_json(json_file: str) -> Any:
     try:
         with PathManager.open(json_file, "rb") as file:
-            data = json.loads(file.read().decode("utf-8-sig"))
+            return json.loads(file.read().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise ValueError(f"{json_file}, {place}: no valid json: {error.msg}") from error
     except (OSError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot read {json_file}: {type(error).__name__}: {reason}") from error
+
+
+def _with_lists(data: Any, json_file: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(
             f"{json_file} holds {_shown(data)}, not an object with the lists {', '.join(LISTS)}; "

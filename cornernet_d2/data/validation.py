@@ -127,6 +127,7 @@ def dataset_problems(
     decoded: int = 0,
     check_sizes: bool = False,
     image_format: str = "BGR",
+    training: bool = True,
 ) -> Iterator[Problem]:
     """Every fault of a dataset, in its order.
 
@@ -137,10 +138,11 @@ def dataset_problems(
         decoded: so many images, spread evenly, are decoded as well, and refused if damaged.
         check_sizes: compare width and height with the header of every file.
         image_format: ``INPUT.FORMAT``.
+        training: False: no object in any image is no fault, as there is none in a test-dev set.
     """
     yield from _name_problems(thing_classes, num_classes)
-    if not any(d.get("annotations") for d in dataset_dicts):
-        what = "no image" if not len(dataset_dicts) else "no object in any image"
+    if not len(dataset_dicts) or training and not any(d.get("annotations") for d in dataset_dicts):
+        what = "no object in any image" if len(dataset_dicts) else "no image"
         yield Problem(f"the dataset has {what}; there is nothing to learn")
     step = max(1, -(-len(dataset_dicts) // decoded)) if decoded else 0
     files: dict = {}
@@ -171,7 +173,8 @@ def dataset_problems(
                     image_size(dataset_dict, check=True)
             except ValueError as error:
                 yield Problem(str(error))
-        yield from annotation_problems(dataset_dict, num_classes)
+        if training or "annotations" in dataset_dict:
+            yield from annotation_problems(dataset_dict, num_classes)
         yield from _repeated_boxes(image, dataset_dict.get("annotations", ()))
 
 
@@ -206,6 +209,7 @@ def validate_dataset(
     *,
     decoded: int = SAMPLED,
     image_format: str = "BGR",
+    training: bool = True,
 ) -> None:
     """Refuse a dataset with a fatal fault, and log the faults that training can do without.
 
@@ -215,18 +219,23 @@ def validate_dataset(
         ValueError: naming the first faults; ``tools.check_dataset`` lists all.
     """
     problems = dataset_problems(
-        dataset_dicts, num_classes, thing_classes, decoded=decoded, image_format=image_format
+        dataset_dicts,
+        num_classes,
+        thing_classes,
+        decoded=decoded,
+        image_format=image_format,
+        training=training,
     )
-    refuse_fatal(list(problems), name)
+    refuse_fatal(list(problems), name, "trained on" if training else "evaluated on")
 
 
-def refuse_fatal(problems: Sequence[Problem], name: str) -> None:
+def refuse_fatal(problems: Sequence[Problem], name: str, use: str = "trained on") -> None:
     """Raise ValueError with the first fatal faults of a dataset, or log those that are not."""
     fatal = [problem for problem in problems if problem.fatal]
     if fatal:
-        raise ValueError(f"{name} cannot be trained on:\n" + _listed(fatal))
+        raise ValueError(f"{name} cannot be {use}:\n" + _listed(fatal))
     if problems:
-        logger.warning("%s can be trained on, but:\n%s", name, _listed(problems))
+        logger.warning("%s can be %s, but:\n%s", name, use, _listed(problems))
 
 
 def _listed(problems: Sequence[Problem]) -> str:

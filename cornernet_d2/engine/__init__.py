@@ -9,6 +9,7 @@ function that the trainer calls.
 
 from .launch import launch, restart_count
 from .optimizer import build_optimizer
+from .run_folder import starting_run
 from .trainer import CornerNetTrainer
 
-__all__ = ["CornerNetTrainer", "build_optimizer", "launch", "restart_count"]
+__all__ = ["CornerNetTrainer", "build_optimizer", "launch", "restart_count", "starting_run"]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import zipfile
 from typing import Any
 
@@ -11,15 +10,12 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import CornerNetCheckpointer, whole_file
+from .resume import check_resumable
+from .run_folder import NUMBERED
 
 logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"  # fvcore's file with the name of the newest checkpoint
-NUMBERED = re.compile(r"model_\d{7,}\.pth")  # written by fvcore's PeriodicCheckpointer
-# All that a run leaves.
-WRITTEN = re.compile(
-    rf"{LAST}|{NUMBERED.pattern}|model_(best|final|final_ema)\.pth|nonfinite_rank\d+\.pth"
-)
 
 
 class TrainingCheckpointer(CornerNetCheckpointer):
@@ -28,6 +24,7 @@ class TrainingCheckpointer(CornerNetCheckpointer):
     - A file appears under its name only when all of it is on the disk.
     - Of the numbered checkpoints the last ``keep`` stay.
     - Resuming checks the file first and falls back to the one before it.
+    - A file that does not fit the model or its optimiser is refused before anything is loaded.
 
     Args:
         model, save_dir, checkpointables: as in DetectionCheckpointer.
@@ -39,6 +36,7 @@ class TrainingCheckpointer(CornerNetCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.keep = keep
+        self.resuming = ""  # path of the checkpoint that is being resumed from
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``save_dir/name.pth`` and make it the checkpoint to resume from.
@@ -73,6 +71,27 @@ class TrainingCheckpointer(CornerNetCheckpointer):
         with whole_file(os.path.join(self.save_dir, LAST)) as f:
             f.write(last_filename_basename.encode())
 
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As in fvcore.
+
+        Raises:
+            CheckpointError: the checkpoint to resume from does not fit the model or its optimiser.
+        """
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        self.resuming = self.get_checkpoint_file()
+        try:
+            return self.load(self.resuming)
+        finally:
+            self.resuming = ""
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if self.resuming:
+            trainer = self.checkpointables.get("trainer")
+            optimizer = trainer.optimizer if trainer is not None else None
+            check_resumable(self.resuming, checkpoint, self.model, optimizer)
+        return super()._load_model(checkpoint)
+
     def has_checkpoint(self) -> bool:
         return bool(self._candidates())
 
@@ -100,21 +119,6 @@ class TrainingCheckpointer(CornerNetCheckpointer):
                 "again without --resume."
             )
         return choice
-
-    def set_aside(self) -> None:
-        """Move what an earlier run left to a folder of its own, so that none of it is lost."""
-        if not self.save_to_disk or not os.path.isdir(self.save_dir):
-            return
-        left = [name for name in os.listdir(self.save_dir) if WRITTEN.fullmatch(name)]
-        if not left:
-            return
-        number = 1
-        while os.path.exists(target := os.path.join(self.save_dir, f"previous_run_{number}")):
-            number += 1
-        os.makedirs(target)
-        for name in left:
-            os.rename(os.path.join(self.save_dir, name), os.path.join(target, name))
-        logger.warning("Moved the checkpoints of an earlier run to %s", target)
 
     def _candidates(self) -> list[str]:
         """Checkpoints to resume from: the tagged one, then the others from new to old."""

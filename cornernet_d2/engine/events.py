@@ -1,10 +1,14 @@
-"""Writers of the training progress: terminal, JSON, TensorBoard."""
+"""Writers of the training progress: terminal, JSON, and services by name."""
 
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import yaml
+from detectron2.config import CfgNode
 from detectron2.utils.events import (
     CommonMetricPrinter,
     EventWriter,
@@ -12,7 +16,6 @@ from detectron2.utils.events import (
     TensorboardXWriter,
     get_event_storage,
 )
-from detectron2.utils.file_io import PathManager
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +50,106 @@ class DropPictures(EventWriter):
         get_event_storage().clear_images()
 
 
-def build_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
-    """Progress on the terminal, metrics.json and, where it is installed, TensorBoard."""
-    PathManager.mkdirs(output_dir)
-    writers = [ProgressPrinter(max_iter), JSONWriter(os.path.join(output_dir, "metrics.json"))]
-    if find_spec("tensorboard"):
-        return [*writers, TensorboardXWriter(output_dir)]
-    logger.info("No TensorBoard events: `pip install tensorboard` for them")
-    return [*writers, DropPictures()]
+class Lazy(EventWriter):
+    """A writer that is made when there is something to write: making one creates files or runs."""
+
+    def __init__(self, make: Callable[[], EventWriter]) -> None:
+        self.make = make
+        self.writer: EventWriter | None = None
+
+    def write(self) -> None:
+        if self.writer is None:
+            self.writer = self.make()
+        self.writer.write()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class NewScalars(EventWriter):
+    """Base of writers that send the scalars put since the last time to a service."""
+
+    def __init__(self) -> None:
+        self.last_write = -1
+
+    def write(self) -> None:
+        by_iteration: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in get_event_storage().latest().items():
+            if iteration > self.last_write:
+                by_iteration.setdefault(iteration, {})[name] = value
+        for iteration in sorted(by_iteration):
+            self.send(by_iteration[iteration], iteration)
+            self.last_write = iteration
+
+    def send(self, scalars: dict[str, float], iteration: int) -> None:
+        raise NotImplementedError
+
+
+class WandbWriter(NewScalars):
+    """Weights & Biases; project, entity and mode are taken from its environment variables."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        import wandb
+
+        config = yaml.safe_load(cfg.dump())
+        name = os.path.basename(os.path.abspath(cfg.OUTPUT_DIR))
+        self.run = wandb.init(dir=cfg.OUTPUT_DIR, name=name, config=config)
+
+    def send(self, scalars: dict[str, float], iteration: int) -> None:
+        self.run.log(scalars, step=iteration)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class MlflowWriter(NewScalars):
+    """MLflow; address and experiment are taken from its environment variables."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        import mlflow
+
+        self.mlflow = mlflow
+        mlflow.start_run(run_name=os.path.basename(os.path.abspath(cfg.OUTPUT_DIR)))
+        mlflow.log_dict(yaml.safe_load(cfg.dump()), "config.yaml")
+
+    def send(self, scalars: dict[str, float], iteration: int) -> None:
+        self.mlflow.log_metrics(scalars, step=iteration)
+
+    def close(self) -> None:
+        self.mlflow.end_run()
+
+
+LOGGERS: dict[str, Callable[[CfgNode], EventWriter]] = {
+    "tensorboard": lambda cfg: TensorboardXWriter(cfg.OUTPUT_DIR),
+    "wandb": WandbWriter,
+    "mlflow": MlflowWriter,
+}
+
+
+def _json_writer(cfg: CfgNode) -> JSONWriter:
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    return JSONWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+
+
+def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
+    """Progress on the terminal, in metrics.json, and where LOGGERS says.
+
+    Raises:
+        ValueError: a logger that is unknown, or not installed; TensorBoard may be missing.
+    """
+    writers: list[EventWriter] = [ProgressPrinter(max_iter), Lazy(partial(_json_writer, cfg))]
+    for name in cfg.LOGGERS:
+        if name not in LOGGERS:
+            raise ValueError(f"LOGGERS holds {name!r}; choose from {list(LOGGERS)}")
+        if find_spec(name):
+            writers.append(Lazy(partial(LOGGERS[name], cfg)))
+        elif name == "tensorboard":  # the default
+            logger.info("No TensorBoard events: `pip install tensorboard` for them")
+        else:
+            raise ValueError(f"LOGGERS holds {name!r}, which is not installed: pip install {name}")
+    if not ("tensorboard" in cfg.LOGGERS and find_spec("tensorboard")):
+        writers.append(DropPictures())
+    return writers

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -57,7 +58,11 @@ class Averaging(HookBase):
             self.ema.update_parameters(unwrap(self.step.model))
 
     def after_train(self) -> None:
-        if comm.is_main_process() and self.trainer.iter >= self.trainer.max_iter:
+        if self.trainer.iter >= self.trainer.max_iter:
+            self.write_final()
+
+    def write_final(self) -> None:
+        if comm.is_main_process():
             self.checkpointer.write("model_final_ema", {"model": self.ema.module.state_dict()})
 
 
@@ -106,11 +111,98 @@ class BestWeights(HookBase):
             logger.warning("SOLVER.BEST_METRIC %s was not evaluated", self.metric)
 
 
-class Preemption(HookBase):
-    """On SIGTERM, save after the current step and exit, so that --resume continues the run.
+class StopTraining(BaseException):
+    """Ends the loop of a run that is complete; no Exception, which Detectron2 would log as one."""
 
-    The exit status is 143, as of a process that the signal ended, for schedulers that tell a
-    finished job from a preempted one by it. A signal during evaluation does not wait for its end.
+
+class EarlyStopping(HookBase):
+    """End the run once ``metric`` has not risen for so many evaluations. After BestWeights.
+
+    Args:
+        metric: a key of the event storage; more is better.
+        period: iterations between evaluations.
+        patience: evaluations in a row without a rise after which the run ends.
+        min_delta: a rise by less than this counts as none.
+        finish: called in every process before the end; writes the final files.
+    """
+
+    def __init__(
+        self, metric: str, period: int, patience: int, min_delta: float, finish: Callable[[], None]
+    ) -> None:
+        self.metric = metric
+        self.period, self.patience, self.min_delta = period, patience, min_delta
+        self.finish = finish
+        self.best, self.best_iteration, self.stale = -math.inf, -1, 0
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self.period or done >= self.trainer.max_iter:
+            return
+        self._count()
+        # Results are the main process's alone.
+        if not comm.all_gather(self.stale >= self.patience)[0]:
+            return
+        logger.warning(
+            "Stopped early: in %d evaluations %s has not risen above %.4g of iteration %d by more "
+            "than SOLVER.MIN_DELTA %g; to go on, --resume with a higher SOLVER.PATIENCE",
+            self.stale,
+            self.metric,
+            self.best,
+            self.best_iteration,
+            self.min_delta,
+        )
+        self.finish()
+        raise StopTraining
+
+    def _count(self) -> None:
+        value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
+        if iteration == self.trainer.iter and value > self.best + self.min_delta:
+            self.best, self.best_iteration, self.stale = value, iteration, 0
+        else:
+            self.stale += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "iteration": self.best_iteration, "stale": self.stale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_iteration = state["best"], state["iteration"]
+        self.stale = state["stale"]
+
+
+class Forecast(HookBase):
+    """Say after a few steps how long all of them will take."""
+
+    SKIPPED, MEASURED = 5, 20  # iterations
+
+    def after_step(self) -> None:
+        steps = self.trainer.iter + 1 - self.trainer.start_iter
+        if steps == self.SKIPPED:
+            self.start = time.perf_counter()
+        elif steps == self.SKIPPED + self.MEASURED:
+            pace = (time.perf_counter() - self.start) / self.MEASURED
+            left = self.trainer.max_iter - self.trainer.iter - 1
+            logger.info(
+                "At %.3g s an iteration the %d iterations left take about %s, evaluations not "
+                "counted",
+                pace,
+                left,
+                _duration(left * pace),
+            )
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+class Preemption(HookBase):
+    """On SIGTERM or Ctrl-C, save after the current step and exit, so that --resume continues.
+
+    The exit status is 143 or 130, as of a process that the signal ended, for schedulers that tell a
+    finished job from a preempted one by it. A signal during evaluation does not wait for its end. A
+    second Ctrl-C ends the process at once.
     In a thread other than the main one, where Python lets nobody handle signals, it does nothing.
 
     Args:
@@ -118,17 +210,18 @@ class Preemption(HookBase):
         checkpointer: saves.
     """
 
-    EXIT_STATUS = 128 + signal.SIGTERM
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, step: GuardedTrainer, checkpointer: TrainingCheckpointer) -> None:
         self.step = step
         self.checkpointer = checkpointer
         self.in_step = True
-        self.previous: Any = None
+        self.received = signal.SIGTERM  # unless another process was told
+        self.previous: dict[signal.Signals, Any] = {}
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGTERM, self._on_signal)
+            self.previous = {s: signal.signal(s, self._on_signal) for s in self.SIGNALS}
 
     def before_step(self) -> None:
         self.in_step = True
@@ -139,16 +232,21 @@ class Preemption(HookBase):
         self.in_step = False  # evaluation comes next
 
     def after_train(self) -> None:
-        if self.previous is not None:
-            signal.signal(signal.SIGTERM, self.previous)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            logger.warning("Ctrl-C: saving after this step; again to stop at once")
         self.step.stop_requested = True
         if not self.in_step:
             self._save_and_exit()
 
     def _save_and_exit(self) -> None:
         iteration = self.trainer.iter
-        logger.warning("SIGTERM: saving after iteration %d; continue with --resume", iteration)
+        message = "%s: saving after iteration %d; continue with --resume"
+        logger.warning(message, self.received.name, iteration)
         self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        raise SystemExit(self.EXIT_STATUS)
+        raise SystemExit(128 + self.received)

@@ -3,34 +3,36 @@
 import logging
 from operator import attrgetter
 
-import torch
 from detectron2.config import CfgNode, get_cfg
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 RESIZING = ("INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING")
-
-
-def precision(cfg: CfgNode) -> torch.dtype | None:
-    """The dtype of SOLVER.AMP, None if that is off; ValueError for one that is unknown."""
-    name = cfg.SOLVER.AMP.PRECISION
-    if name not in PRECISIONS:
-        raise ValueError(f"SOLVER.AMP.PRECISION is {name!r}; choose one of {list(PRECISIONS)}")
-    return PRECISIONS[name] if cfg.SOLVER.AMP.ENABLED else None
 
 
 def check_settings(cfg: CfgNode) -> None:
     """Log a warning for keys that were set and have no effect.
 
     Raises:
-        ValueError: the warm-up takes the whole run, of which a cosine then leaves nothing.
+        ValueError: the warm-up takes the whole run, of which a cosine then leaves nothing; or
+            early stopping without the evaluations that it goes by.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.MAX_ITER <= solver.WARMUP_ITERS:
         raise ValueError(
             f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} takes all of SOLVER.MAX_ITER "
             f"{solver.MAX_ITER}: with WarmupCosineLR the rate stays near 0. Lower WARMUP_ITERS."
+        )
+    if solver.WARMUP_ITERS and solver.MAX_ITER <= solver.WARMUP_ITERS:
+        logger.warning(
+            "SOLVER.WARMUP_ITERS %d takes all of SOLVER.MAX_ITER %d: SOLVER.BASE_LR is not reached",
+            solver.WARMUP_ITERS,
+            solver.MAX_ITER,
+        )
+    if solver.PATIENCE and not (cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST):
+        raise ValueError(
+            f"SOLVER.PATIENCE {solver.PATIENCE} counts evaluations: set TEST.EVAL_PERIOD and "
+            "DATASETS.TEST"
         )
     ignored = {}
     if cfg.INPUT.CORNERNET.CROP.ENABLED:

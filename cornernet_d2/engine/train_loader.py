@@ -8,6 +8,7 @@ that were taken.
 
 import itertools
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -276,6 +277,8 @@ def _indices_builder(cfg: CfgNode, dataset: list[Example]) -> Callable[[int], It
 
 
 def _start_worker(worker: int) -> None:
+    # Ctrl-C reaches all processes of a terminal; the main one decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)  # as torch does for itself: the workers share the cores already
 
 

@@ -13,6 +13,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .resume import optimizer_kind
+
 Batch = list[dict[str, Any]]
 
 
@@ -196,6 +198,7 @@ class GuardedTrainer(SimpleTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["grad_scaler"] = self.grad_scaler.state_dict()
+        state["optimizer_kind"] = optimizer_kind(self.optimizer)
         if hasattr(self.data_loader, "state_dict"):
             state["data_loader"] = self.data_loader.state_dict()
         return state

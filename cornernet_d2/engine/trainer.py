@@ -19,17 +19,33 @@ from torch import distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..checkpoint import CheckpointError
 from ..data import CornerNetDatasetMapper
 from .checkpointer import TrainingCheckpointer
 from .ema import averaged_weights, build_ema
 from .evaluation import build_evaluator
 from .events import build_writers
 from .guards import LossSpikeReporter, NonFiniteGuard, freeze_unreached
-from .hooks import Averaging, BestWeights, Preemption, StepSeed
+from .hooks import (
+    Averaging,
+    BestWeights,
+    EarlyStopping,
+    Forecast,
+    Preemption,
+    StepSeed,
+    StopTraining,
+)
 from .optimizer import build_optimizer
-from .settings import check_settings, precision, scale_ema
+from .precision import choose_precision, precision_name
+from .preflight import check_disk, check_test_sets
+from .resume import describe_changes, report_changes
+from .run_folder import AVERAGED, changed_keys, lock, set_aside, unlock, write_config
+from .settings import check_settings, scale_ema
 from .train_loader import TrainLoader, build_train_loader
 from .train_loop import GuardedTrainer, unwrap
+from .validation_loss import ValidationLoss
+
+logger = logging.getLogger(__name__)
 
 
 class CornerNetTrainer(DefaultTrainer):
@@ -54,9 +70,12 @@ class CornerNetTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        check_test_sets(cfg)
+        precision, reason = choose_precision(cfg)
+        logger.info("Training in %s: %s", precision_name(precision), reason)
         self.ema = build_ema(cfg, model) if cfg.MODEL_EMA.ENABLED else None
         if isinstance(data_loader, TrainLoader):
-            freeze_unreached(model, data_loader.first_batch(), precision(cfg))
+            freeze_unreached(model, data_loader.first_batch(), precision)
         if cfg.SOLVER.COMPILE:
             model.compile_parts()
         device_ids = {} if next(model.parameters()).is_cuda else {"device_ids": None}
@@ -66,7 +85,7 @@ class CornerNetTrainer(DefaultTrainer):
             ),
             data_loader,
             optimizer,
-            precision=precision(cfg),
+            precision=precision,
             accumulation=cfg.SOLVER.GRADIENT_ACCUMULATION,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -78,22 +97,63 @@ class CornerNetTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def train(self) -> dict[str, Any] | None:
+        """Train to the end, or until SOLVER.PATIENCE is out.
+
+        Returns:
+            the last evaluation's results, on the main process.
+
+        Raises:
+            ValueError: another process trains in OUTPUT_DIR, or checkpoints do not fit on its disk.
+        """
+        if comm.is_main_process() and self.cfg.OUTPUT_DIR:
+            self._enter_folder()
+        try:
+            return super().train()
+        except StopTraining:
+            return self._last_eval_results if comm.is_main_process() else None
+        finally:
+            if comm.is_main_process() and self.cfg.OUTPUT_DIR:
+                unlock(self.cfg.OUTPUT_DIR)
+
+    def _enter_folder(self) -> None:
+        folder = self.cfg.OUTPUT_DIR
+        lock(folder)
+        check_disk(self.cfg, self._trainer.model)
         if self.start_iter == 0:
-            self.checkpointer.set_aside()
-        return super().train()
+            set_aside(folder)
+        elif self.ema is None:
+            set_aside(folder, AVERAGED)  # it would pass for an average of this run
+        write_config(self.cfg)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As in Detectron2; says which keys differ from those of the run that is resumed.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit this config.
+        """
+        changes = changed_keys(self.cfg) if resume and self.checkpointer.has_checkpoint() else {}
+        try:
+            super().resume_or_load(resume)
+        except CheckpointError as error:
+            if not changes:
+                raise
+            raise CheckpointError(f"{error} Changed: {describe_changes(changes)}") from error
+        report_changes(changes)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, with ours at the places where their order matters."""
         cfg, step = self.cfg, self._trainer
         timer, *rest = super().build_hooks()
+        averaging = Averaging(self.ema, step, self.checkpointer) if self.ema else None
         evaluation = next(i for i, h in enumerate(rest) if isinstance(h, hooks.EvalHook))
         spike_factor = cfg.SOLVER.LOSS_SPIKE_FACTOR
         return [
             timer,
+            Forecast(),
             StepSeed(self.data_loader) if isinstance(self.data_loader, TrainLoader) else None,
             NonFiniteGuard(step, cfg.SOLVER.NONFINITE_LIMIT, cfg.OUTPUT_DIR),
             LossSpikeReporter(step, spike_factor) if spike_factor else None,
-            Averaging(self.ema, step, self.checkpointer) if self.ema else None,
+            averaging,
             *rest[:evaluation],  # schedule, precise BN, and then the checkpoint of this step
             Preemption(step, self.checkpointer),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
@@ -102,11 +162,24 @@ class CornerNetTrainer(DefaultTrainer):
                 if comm.is_main_process() and cfg.DATASETS.TEST
                 else None
             ),
+            ValidationLoss(cfg, self.model_to_evaluate) if cfg.TEST.LOSS_PERIOD else None,
+            self._early_stopping(averaging) if cfg.SOLVER.PATIENCE else None,
             *rest[evaluation + 1 :],
         ]
 
+    def _early_stopping(self, averaging: Averaging | None) -> EarlyStopping:
+        solver = self.cfg.SOLVER
+
+        def finish() -> None:
+            self.checkpointer.save("model_final", iteration=self.iter)
+            if averaging is not None:
+                averaging.write_final()
+
+        period = self.cfg.TEST.EVAL_PERIOD
+        return EarlyStopping(solver.BEST_METRIC, period, solver.PATIENCE, solver.MIN_DELTA, finish)
+
     def build_writers(self) -> list[EventWriter]:
-        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+        return build_writers(self.cfg, self.max_iter)
 
     def evaluated_model(self) -> nn.Module:
         """The averaged weights if MODEL_EMA says so, the latest ones otherwise."""
@@ -114,8 +187,8 @@ class CornerNetTrainer(DefaultTrainer):
             return self.ema.module
         return unwrap(self.model)
 
-    def evaluate(self) -> dict[str, Any]:
-        """Evaluate on DATASETS.TEST, the images shared among the processes."""
+    def model_to_evaluate(self) -> nn.Module:
+        """:meth:`evaluated_model` on the device, the same in all processes; a collective call."""
         model, device = self.evaluated_model(), next(self.model.parameters()).device
         if next(model.parameters()).device != device:  # MODEL_EMA.DEVICE
             model = copy.deepcopy(model).to(device)
@@ -123,7 +196,11 @@ class CornerNetTrainer(DefaultTrainer):
             # Running statistics differ between processes; the checkpoint has those of rank 0.
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
-        self._last_eval_results = self.test(self.cfg, model)
+        return model
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate on DATASETS.TEST, the images shared among the processes."""
+        self._last_eval_results = self.test(self.cfg, self.model_to_evaluate())
         return self._last_eval_results
 
     @classmethod
@@ -137,7 +214,7 @@ class CornerNetTrainer(DefaultTrainer):
         ema = cfg.MODEL_EMA
         if ema.ENABLED and ema.USE_EMA_WEIGHTS_FOR_EVAL_ONLY and "ema" in rest:
             model.load_state_dict(averaged_weights(rest["ema"]), strict=False)
-            logging.getLogger(__name__).info("Evaluating the averaged weights")
+            logger.info("Evaluating the averaged weights")
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:

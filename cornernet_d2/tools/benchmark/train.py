@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ... import model_zoo
 from ...engine import CornerNetTrainer
-from ...engine.settings import precision
+from ...engine.precision import precision
 from ...engine.train_loop import GuardedTrainer
 
 OBJECTS = 7  # per image, COCO's average (Lin et al., "Microsoft COCO", sec. 5)
