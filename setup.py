@@ -227,6 +227,8 @@ setup(
     ],
     extras_require={
         "export": ["onnx>=1.16", "onnxscript", "onnxruntime"],
+        "eval": ["faster-coco-eval"],
+        "loggers": ["wandb", "mlflow"],
         "dev": ["pytest", "hypothesis", "black", "ruff"],
     },
     **compiled_options(),

@@ -6,6 +6,7 @@ Runs the commands that a user would, and prints each. What an earlier run left i
 training is evaluated again, stopped training goes on.
 """
 
+import argparse
 import json
 import os
 import shlex
@@ -14,9 +15,12 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+from detectron2.config import CfgNode
 from detectron2.utils.logger import create_small_table
 
 from cornernet_d2 import load_config
+from cornernet_d2.engine.precision import choose_precision, precision_name
 
 CONFIG = "configs/CornerNet-Shapes.yaml"
 
@@ -43,8 +47,23 @@ def last_evaluation(metrics: Path) -> dict[str, float]:
     raise ValueError(f"{metrics} holds no evaluation")
 
 
-def main() -> None:
+def describe(cfg: CfgNode) -> str:
+    """What the training that ``cfg`` describes uses of this machine, and what it does."""
+    precision, reason = choose_precision(cfg)
+    solver = cfg.SOLVER
+    return (
+        f"device {cfg.MODEL.DEVICE} with {torch.get_num_threads()} threads, precision "
+        f"{precision_name(precision)} ({reason}); {solver.MAX_ITER} iterations of "
+        f"{solver.IMS_PER_BATCH} images"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Command line; see the head of this file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
     if not os.path.isfile(CONFIG):
         sys.exit(f"quickstart: {CONFIG} is not here; run it in the root of the repository")
     start = time.monotonic()
@@ -53,6 +72,7 @@ def main() -> None:
     predictions = output / "inference" / dataset / "coco_instances_results.json"
     sheet = output / "contact_sheet.png"
 
+    print(f"quickstart: {describe(cfg)}. A line says how long, once 25 of them are done.")
     run(".ci/make_shapes.py")
     run("train_net.py", "--config-file", CONFIG, "--resume")
     draw = ("-m", "cornernet_d2.tools.contact_sheet", "--config-file", CONFIG)

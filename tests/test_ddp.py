@@ -252,3 +252,29 @@ def test_spawned_processes(tmp_path: Any) -> None:
         "rank0": "2 0 2",
         "rank1": "2 1 2",
     }
+
+
+def stop_early(folder: str) -> None:
+    """Results of an evaluation are the first process's alone, but all have to end."""
+    scores = iter([3.0, 2.0, 1.0])
+
+    def scored(*_: Any) -> dict[str, Any]:
+        return {"bbox": {"AP": next(scores)}} if comm.is_main_process() else {}
+
+    CornerNetTrainer.test = scored
+    keys = ("TEST.EVAL_PERIOD", 2, "SOLVER.PATIENCE", 1, "TEST.LOSS_PERIOD", 2)
+    trainer = train(folder, *keys)
+    values = trainer.storage.latest()
+    loss = values["validation/total_loss"][0] if comm.is_main_process() else None
+    Path(f"{folder}/stopped{comm.get_rank()}").write_text(json.dumps([trainer.iter, loss]))
+
+
+def test_early_stopping_and_validation_loss(tmp_path: Any, monkeypatch: Any) -> None:
+    for name, run in (("two", lambda f: run_ranks(stop_early, 2, f)), ("one", stop_early)):
+        monkeypatch.setattr(CornerNetTrainer, "test", None)  # put back at the end
+        (tmp_path / name).mkdir()
+        run(str(tmp_path / name))
+    read = {p: json.loads((tmp_path / p).read_text()) for p in ("two/stopped0", "one/stopped0")}
+    assert json.loads((tmp_path / "two/stopped1").read_text()) == [3, None]
+    assert read["two/stopped0"][0] == read["one/stopped0"][0] == 3
+    assert 0 < read["two/stopped0"][1]

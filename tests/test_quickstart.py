@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import quickstart
+import torch
+
+from cornernet_d2 import model_zoo
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def test_the_steps_and_the_report(
     output.mkdir(parents=True)
     records = [{"iteration": 1, "bbox/AP": 12.5}, {"bbox/AP": 87.25, "bbox/AP-ring": 80.5}, {}]
     (output / "metrics.json").write_text("\n".join(map(json.dumps, records)))
-    quickstart.main()
+    quickstart.main([])
     assert [command[:2] for command in commands] == [
         [".ci/make_shapes.py"],
         ["train_net.py", "--config-file"],
@@ -48,17 +51,35 @@ def test_the_steps_and_the_report(
 def test_it_stops_at_the_step_that_fails(commands: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "fail").touch()
     with pytest.raises(SystemExit, match="exit status 1"):
-        quickstart.main()
+        quickstart.main([])
     assert len(commands) == 2
 
 
 def test_it_says_where_it_must_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="root of the repository"):
-        quickstart.main()
+        quickstart.main([])
 
 
 def test_a_run_without_evaluation_is_reported(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"total_loss": 1.0}\n')
     with pytest.raises(ValueError, match="holds no evaluation"):
         quickstart.last_evaluation(tmp_path / "metrics.json")
+
+
+def test_it_says_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = model_zoo.get_config("CornerNet-Shapes.yaml")
+    for fast, name in ((True, "bfloat16"), (False, "float32")):
+        for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+            monkeypatch.setattr(torch.cpu, probe, lambda fast=fast: fast, raising=False)
+        assert f"precision {name} (the CPU has" in quickstart.describe(cfg)
+    assert f"{cfg.SOLVER.MAX_ITER} iterations" in quickstart.describe(cfg)
+
+
+@pytest.mark.parametrize("argument, status", [("--help", 0), ("--unknown", 2)])
+def test_it_starts_nothing_when_asked(
+    commands: list[list[str]], argument: str, status: int
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        quickstart.main([argument])
+    assert stopped.value.code == status and not commands
