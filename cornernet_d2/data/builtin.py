@@ -4,7 +4,7 @@ Their files are found as Detectron2 finds its own: under ``$DETECTRON2_DATASETS`
 ``./datasets``. Registering reads nothing; a missing file is reported when the name is used.
 
     shapes_{train,val}  shapes/annotations/{train,val}.json, shapes/images   (.ci/make_shapes.py)
-    bccd_{train,val}    bccd/annotations/{train,val}.json, bccd/images       (docs: blood cells)
+    bccd_{train,val}    bccd/annotations/{train,val}.json, bccd/images       (.ci/make_bccd.py)
     chess_{train,val}   chess/annotations/{train,val}.json, chess/images     (docs: chess pieces)
 """
 
