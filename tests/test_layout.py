@@ -22,11 +22,11 @@ AIDS = [
 # of one row do not know one another. The package's __init__ may import everything.
 ROWS = (
     ("config", "layers", "canvas", "visualize"),
-    ("heatmaps",),
+    ("heatmaps", "model_zoo"),
     ("targets",),
     ("data", "modeling"),
     ("compat",),
-    ("model_zoo", "checkpoint"),
+    ("checkpoint",),
     ("engine",),
     ("predictor",),
     ("tools",),

@@ -27,6 +27,13 @@ def is_torch_file(path: str) -> bool:
     return head.startswith(_ZIP_MAGIC) or _LEGACY_MAGIC in head
 
 
+def is_pickle(path: str) -> bool:
+    """Whether the file begins as a pickle of protocol 2 or later, or is called one."""
+    with open(path, "rb") as f:
+        head = f.read(1)
+    return head == b"\x80" or (path.endswith(".pkl") and head in (b"(", b"c", b"}", b"]"))
+
+
 def load_torch_file(path: str, *, mmap: bool = True) -> Any:
     """Read what ``torch.save`` wrote, tensors on the CPU, running none of the file's code.
 
@@ -54,7 +61,7 @@ def load_torch_file(path: str, *, mmap: bool = True) -> Any:
         if "Weights only load failed" in str(error):
             raise CheckpointError(_needs_pickle(path, error)) from error
         raise CheckpointError(_damaged(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError) as error:
+    except Exception as error:  # a damaged pickle is any program: struct.error, TypeError ...
         raise CheckpointError(_damaged(path, error)) from error
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class Checkpoint:
         classes: names of the classes in the order of the heat maps; None if not told.
         counters_filled: whether ``num_batches_tracked`` was not in the first file of all (torch
             0.4.0 did not have it) and was set to 0.
+        config: the model's whole config as yaml; None if the file does not hold it.
     """
 
     weights: dict[str, torch.Tensor]
@@ -43,6 +44,7 @@ class Checkpoint:
     convention: InputConvention | None = None
     classes: tuple[str, ...] | None = None
     counters_filled: bool = False
+    config: str | None = None
 
 
 def parse(contents: Any, path: str, source: str = "auto") -> Checkpoint:
@@ -73,7 +75,7 @@ def parse(contents: Any, path: str, source: str = "auto") -> Checkpoint:
     renamed = {key: rename(key, found, "d2") for key in state}
     weights = {new: state[key] for key, new in renamed.items() if new is not None}
     filled = not any(key.endswith(_COUNTER) for key in weights)
-    notes = _notes(contents)
+    notes = notes_of(contents)
     return Checkpoint(
         weights=_with_counters(weights) if filled else weights,
         source=found,
@@ -83,6 +85,7 @@ def parse(contents: Any, path: str, source: str = "auto") -> Checkpoint:
         convention=_convention(notes, found),
         classes=_classes(contents, notes),
         counters_filled=notes.get("counters_filled", filled),
+        config=notes.get("config"),
     )
 
 
@@ -94,7 +97,7 @@ def build_contents(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
     """
     weights = checkpoint.weights
     if target == "d2":
-        notes = describe(checkpoint.convention, checkpoint.classes)
+        notes = describe(checkpoint.convention, checkpoint.classes, checkpoint.config)
         notes["counters_filled"] = checkpoint.counters_filled
         return {"model": weights, "__author__": METADATA_KEY, METADATA_KEY: notes}
     if checkpoint.counters_filled:
@@ -109,7 +112,7 @@ def build_contents(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
     state = OrderedDict((key, renamed[key]) for key in sort_keys(renamed, target))
     if target != "mmdet":
         return state
-    notes = describe(checkpoint.convention, checkpoint.classes)
+    notes = describe(checkpoint.convention, checkpoint.classes, checkpoint.config)
     notes["counters_filled"] = checkpoint.counters_filled
     meta: dict[str, Any] = {METADATA_KEY: notes}
     if checkpoint.classes is not None:
@@ -119,7 +122,9 @@ def build_contents(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
 
 
 def describe(
-    convention: InputConvention | None, classes: tuple[str, ...] | None = None
+    convention: InputConvention | None,
+    classes: Sequence[str] | None = None,
+    config: str | None = None,
 ) -> dict[str, Any]:
     """Our notes for a checkpoint, as plain values."""
     notes: dict[str, Any] = {"version": 1}
@@ -127,6 +132,8 @@ def describe(
         notes["input"] = to_metadata(convention)
     if classes is not None:
         notes["classes"] = list(classes)
+    if config is not None:
+        notes["config"] = config
     return notes
 
 
@@ -169,10 +176,12 @@ def _state_dict(contents: Any, path: str) -> Mapping[str, torch.Tensor]:
     return state
 
 
-def _notes(contents: Mapping[str, Any]) -> Mapping[str, Any]:
+def notes_of(contents: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Our notes in a file of any kind, see :func:`describe`; empty if it has none."""
     meta = contents.get("meta")
     holder = meta if isinstance(meta, Mapping) else contents
-    return holder.get(METADATA_KEY, {})
+    notes = holder.get(METADATA_KEY)
+    return notes if isinstance(notes, Mapping) else {}
 
 
 def _convention(notes: Mapping[str, Any], source: str) -> InputConvention | None:

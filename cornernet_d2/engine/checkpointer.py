@@ -6,6 +6,7 @@ import zipfile
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
@@ -27,14 +28,20 @@ class TrainingCheckpointer(CornerNetCheckpointer):
     - A file that does not fit the model or its optimiser is refused before anything is loaded.
 
     Args:
-        model, save_dir, checkpointables: as in DetectionCheckpointer.
+        model, save_dir, cfg, checkpointables: as in CornerNetCheckpointer.
         keep: numbered checkpoints to keep; 0 for all.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, keep: int = 0, **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        cfg: CfgNode | None = None,
+        keep: int = 0,
+        **checkpointables: Any,
     ) -> None:
-        super().__init__(model, save_dir, **checkpointables)
+        super().__init__(model, save_dir, cfg=cfg, **checkpointables)
         self.keep = keep
         self.resuming = ""  # path of the checkpoint that is being resumed from
 

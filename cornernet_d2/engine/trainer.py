@@ -90,7 +90,11 @@ class CornerNetTrainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = TrainingCheckpointer(
-            model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            cfg=cfg,
+            keep=cfg.SOLVER.CHECKPOINT_KEEP,
+            trainer=weakref.proxy(self),
         )
         if self.ema is not None:
             self.checkpointer.add_checkpointable("ema", self.ema)
@@ -204,17 +208,34 @@ class CornerNetTrainer(DefaultTrainer):
         return self._last_eval_results
 
     @classmethod
-    def load_weights(cls, cfg: CfgNode, model: nn.Module, resume: bool = False) -> None:
+    def load_weights(cls, cfg: CfgNode, model: nn.Module, resume: bool = False) -> bool:
         """Load what --eval-only evaluates: MODEL.WEIGHTS, or with ``resume`` the last checkpoint.
 
         Averaged weights in the file are preferred as MODEL_EMA says.
+
+        Returns:
+            whether they are averaged weights.
+
+        Raises:
+            CheckpointError: there is no file, or it lacks weights of the model, or they are NaN.
         """
         checkpointer = TrainingCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        path = cfg.MODEL.WEIGHTS
+        if resume and checkpointer.has_checkpoint():
+            path = checkpointer.get_checkpoint_file()
+        if not path:
+            raise CheckpointError(
+                "there are no weights: set MODEL.WEIGHTS to the file of a trained model"
+                + (f"; {cfg.OUTPUT_DIR} holds no checkpoint" if resume else "")
+            )
+        rest = checkpointer.load(path, checkpointables=[])
+        checkpointer.check_complete(path)
         ema = cfg.MODEL_EMA
-        if ema.ENABLED and ema.USE_EMA_WEIGHTS_FOR_EVAL_ONLY and "ema" in rest:
-            model.load_state_dict(averaged_weights(rest["ema"]), strict=False)
-            logger.info("Evaluating the averaged weights")
+        if not (ema.ENABLED and ema.USE_EMA_WEIGHTS_FOR_EVAL_ONLY and "ema" in rest):
+            return False
+        model.load_state_dict(averaged_weights(rest["ema"]), strict=False)
+        logger.info("Evaluating the averaged weights")
+        return True
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:

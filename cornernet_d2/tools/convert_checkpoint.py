@@ -26,6 +26,7 @@ from cornernet_d2.checkpoint import (
     FORMATS,
     Checkpoint,
     CheckpointError,
+    build_config,
     build_contents,
     infer_architecture,
     load_torch_file,
@@ -33,6 +34,7 @@ from cornernet_d2.checkpoint import (
     save_torch_file,
 )
 from cornernet_d2.checkpoint.class_heads import select_classes
+from cornernet_d2.checkpoint.config import dump_config
 from cornernet_d2.checkpoint.conventions import FORMAT_PRESET, differences, to_config
 from cornernet_d2.checkpoint.files import file_sha256
 from cornernet_d2.checkpoint.formats import non_finite, weights_sha256
@@ -87,6 +89,7 @@ def convert(
     if classes is not None:
         checkpoint, lines = _with_classes(checkpoint, classes, allow_new_classes)
         report += lines
+    checkpoint.config = dump_config(build_config(checkpoint, source))
     digest = weights_sha256(checkpoint.weights)
     save_torch_file(
         build_contents(checkpoint, target_format),
