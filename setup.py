@@ -229,6 +229,7 @@ setup(
         "export": ["onnx>=1.16", "onnxscript", "onnxruntime"],
         "eval": ["faster-coco-eval"],
         "loggers": ["wandb", "mlflow"],
+        "hub": ["safetensors", "huggingface_hub"],  # save_pretrained, load("OWNER/NAME")
         "dev": ["pytest", "hypothesis", "black", "ruff"],
     },
     **compiled_options(),

@@ -20,12 +20,13 @@ from .config import add_cornernet_config
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "add_cornernet_config", "model_zoo"]
-__all__ += ["build_predictor", "class_names", "load_config"]
+_LAZY = ("Predictor", "build_predictor", "class_names", "load", "load_config")
+__all__ += _LAZY
 
 
 def __getattr__(name: str) -> Any:
     """Names that need Detectron2's engine, which is imported when the first is asked for."""
-    if name in ("build_predictor", "class_names", "load_config"):
+    if name in _LAZY:
         from . import predictor
 
         return getattr(predictor, name)

@@ -125,6 +125,6 @@ def test_import_leaves_the_engine_to_those_who_need_it():
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "cornernet_d2.predictor", "True"]
+    assert done.stdout.split() == ["False", "cornernet_d2.predictor.build", "True"]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         cornernet_d2.nothing

@@ -1,0 +1,145 @@
+"""Detections as files: COCO results, a table, drawn pictures, crops."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.structures import Instances
+
+from ..checkpoint import whole_file
+
+# What OpenCV may not be able to write becomes a PNG.
+_WRITTEN = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def class_indices(wanted: Sequence[str], names: Sequence[str] | None) -> list[int]:
+    """Indices of classes by name.
+
+    Raises:
+        ValueError: there is no class of that name, or the names are not known.
+    """
+    if names is None:
+        raise ValueError("the model's file names no classes, so that none can be chosen")
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ValueError(f"no class is called {', '.join(unknown)}; there are {', '.join(names)}")
+    return [names.index(name) for name in wanted]
+
+
+def select(
+    instances: Instances, min_score: float, classes: Sequence[int] | None = None
+) -> tuple[Instances, str]:
+    """Detections of these classes with this score, and where there are none a line that says why.
+
+    Args:
+        instances: on the CPU.
+        min_score: in [0, 1].
+        classes: indices; None: all.
+    """
+    if classes is not None:
+        known = instances.pred_classes.tolist()
+        instances = instances[np.isin(known, list(classes)).nonzero()[0].tolist()]
+    kept = instances[instances.scores >= min_score]
+    if len(kept):
+        return kept, ""
+    if not len(instances):
+        return kept, "nothing was found at any score"
+    best = float(instances.scores.max())
+    return kept, f"best score {best:.2f} is below the threshold {min_score:.2f}"
+
+
+class Results:
+    """Detections of many images as rows, in COCO's result format and as a table.
+
+    ``image_id`` counts the images from 1 in the order that they were given, ``category_id`` is the
+    class index from 0; file and class names stand beside them. Boxes are x, y, width, height in
+    image pixels.
+    """
+
+    def __init__(self, names: Sequence[str] | None) -> None:
+        self.names = names
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, image_id: int, file_name: str, instances: Instances) -> None:
+        boxes = instances.pred_boxes.tensor.tolist()
+        for box, score, index in zip(
+            boxes, instances.scores.tolist(), instances.pred_classes.tolist()
+        ):
+            x0, y0, x1, y1 = (round(value, 3) for value in box)
+            self.rows.append(
+                {
+                    "image_id": image_id,
+                    "file_name": file_name,
+                    "category_id": index,
+                    "category_name": self.names[index] if self.names else str(index),
+                    "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
+                    "score": round(score, 6),
+                }
+            )
+
+    def write_json(self, path: Path) -> None:
+        with whole_file(str(path)) as f:
+            f.write(json.dumps(self.rows, indent=1).encode())
+
+    def write_csv(self, path: Path) -> None:
+        """One detection a line, with a head; Raises OSError as :meth:`write_json` does."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        head = ["image_id", "file_name", "category_id", "category_name"]
+        writer.writerow([*head, "x", "y", "width", "height", "score"])
+        for row in self.rows:
+            writer.writerow([*(row[key] for key in head), *row["bbox"], row["score"]])
+        with whole_file(str(path)) as f:
+            f.write(text.getvalue().encode())
+
+
+def written_name(name: str) -> str:
+    """The file name under which the drawn picture of an image is written."""
+    path = Path(name)
+    return name if path.suffix.lower() in _WRITTEN else f"{path.stem}.png"
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 BGR, whole or not at all.
+
+    Raises:
+        ValueError: the picture cannot be written in the format of this name.
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    try:
+        done, data = cv2.imencode(path.suffix, picture)
+    except cv2.error:
+        done = False
+    if not done:
+        raise ValueError(f"{path} cannot be written as {path.suffix}")
+    with whole_file(str(path)) as f:
+        f.write(data.tobytes())
+
+
+def write_crops(
+    folder: Path,
+    name: str,
+    picture: np.ndarray,
+    instances: Instances,
+    names: Sequence[str] | None,
+) -> int:
+    """Write what is inside each box to FOLDER/CLASS/NAME_NUMBER.png; returns how many."""
+    height, width = picture.shape[:2]
+    boxes = instances.pred_boxes.tensor
+    low, high = boxes[:, :2].floor().int().tolist(), boxes[:, 2:].ceil().int().tolist()
+    number = 0
+    for (x0, y0), (x1, y1), index in zip(low, high, instances.pred_classes.tolist()):
+        crop = picture[max(0, y0) : min(height, y1), max(0, x0) : min(width, x1)]
+        if not crop.size:
+            continue
+        label = names[index] if names else str(index)
+        target = folder / "".join(c if c.isalnum() or c in " _-" else "_" for c in label)
+        target.mkdir(parents=True, exist_ok=True)
+        number += 1
+        write_picture(target / f"{name}_{number}.png", crop)
+    return number
