@@ -89,8 +89,7 @@ predictions     {predictions}
 pictures        {sheet}
 
 draw on a picture of your own:
-  python -m cornernet_d2.tools.demo --config-file {CONFIG} \\
-      --input FILE --output drawn/ --opts MODEL.WEIGHTS {weights}
+  python -m cornernet_d2.tools.predict {weights} FILE --output drawn/
 train anew: remove {output}""")
 
 

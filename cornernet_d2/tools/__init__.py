@@ -5,6 +5,8 @@ from pathlib import Path
 
 def check_output(path: Path, overwrite: bool) -> None:
     """Raises ValueError where writing a file would destroy one; makes its folder otherwise."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: choose another --output")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: choose another --output, or add --overwrite")
     path.parent.mkdir(parents=True, exist_ok=True)

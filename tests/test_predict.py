@@ -1,6 +1,9 @@
-"""The demo and the contact sheet on an untrained model, whose detections are many and known."""
+"""`predict` and the contact sheet on an untrained model, whose detections are many and known."""
 
+import csv
+import errno
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -11,10 +14,14 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
 from make_shapes import Settings, make_shapes
+from PIL import Image
+from tiny_run import tiny_network
 
-from cornernet_d2 import build_predictor, class_names, load_config, model_zoo
-from cornernet_d2.tools import contact_sheet, demo
+from cornernet_d2 import build_predictor, class_names, load, load_config, model_zoo
+from cornernet_d2.checkpoint import CornerNetCheckpointer
+from cornernet_d2.tools import contact_sheet, predict
 from cornernet_d2.visualize import draw_instances
 
 CONFIG = "CornerNet-Shapes"
@@ -44,7 +51,7 @@ def photos(tmp_path: Path) -> Path:
 
 def _run(*arguments: object, weights: str, config: str = CONFIG) -> None:
     flags = ["--config-file", config, *map(str, arguments)]
-    demo.main([*flags, "--confidence-threshold", "0", "--opts", "MODEL.WEIGHTS", weights, *FEW])
+    predict.main([*flags, "--confidence-threshold", "0", "--opts", "MODEL.WEIGHTS", weights, *FEW])
 
 
 def _make_video(path: Path, frames: int = 3) -> None:
@@ -72,8 +79,10 @@ def test_a_folder_is_drawn_whole_and_other_files_are_skipped(
     _run("--input", photos, "--output", tmp_path / "new" / "out", weights=weights)
     written = sorted(path.name for path in (tmp_path / "new" / "out").iterdir())
     assert written == ["a.png", "b.jpg", "c.PNG"]
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and all("objects in" in line for line in lines)
+    model, *lines = capsys.readouterr().out.splitlines()
+    assert model == f"{weights}: 4 classes: ellipse, rectangle, triangle, cross"
+    assert [line.split()[0] for line in lines] == ["[1/3,", "[2/3,", "[3/3]"]
+    assert all(": 8 objects, " in line for line in lines)
 
 
 def test_a_config_may_be_given_by_path(photos: Path, tmp_path: Path, weights: str) -> None:
@@ -104,7 +113,7 @@ def test_webcam_frames_are_shown_until_escape(
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: capture if source == 2 else None)
     monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
     monkeypatch.setattr(cv2, "imshow", lambda _, frame: shown.append(frame))
-    monkeypatch.setattr(cv2, "waitKey", lambda _: demo.ESCAPE if len(shown) == 2 else -1)
+    monkeypatch.setattr(cv2, "waitKey", lambda _: predict.ESCAPE if len(shown) == 2 else -1)
     _run("--webcam", "--camera", 2, weights=weights)
     assert [frame.shape for frame in shown] == [(64, 96, 3)] * 2
 
@@ -244,3 +253,136 @@ def test_contact_sheet_refuses_files_that_hold_no_results(
 def test_contact_sheet_names_an_unknown_data_set(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="'nowhere' is not registered"):
         _sheet("--output", tmp_path / "sheet.png", dataset="nowhere")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    cfg = tiny_network("CornerNet-Shapes", *FEW, "MODEL.CORNERNET.NUM_CLASSES", 4)
+    CornerNetCheckpointer(build_model(cfg), str(folder), cfg=cfg).save("model")
+    return str(folder / "model.pth")
+
+
+class TestFiles:
+    """The command on a file that holds its config."""
+
+    def run(self, *arguments: object) -> None:
+        predict.main([*map(str, arguments)])
+
+    def test_json_table_and_crops_of_chosen_classes(
+        self, photos: Path, tmp_path: Path, model: str
+    ) -> None:
+        found, table, crops = tmp_path / "found.json", tmp_path / "found.csv", tmp_path / "crops"
+        files = ("--json", found, "--csv", table, "--crops", crops)
+        self.run(model, photos, *files, "--confidence-threshold", 0)
+        rows = json.loads(found.read_text())
+        assert {row["image_id"] for row in rows} == {1, 2, 3} and len(rows) == 24
+        predictor = load(model, device="cpu")
+        instances = predictor(photos / "a.png")
+        for row, box, score in zip(rows, instances.pred_boxes.tensor, instances.scores):
+            assert row["file_name"] == str(photos / "a.png")
+            x, y, width, height = row["bbox"]
+            assert [x, y, x + width, y + height] == pytest.approx(box.tolist(), abs=2e-3)
+            assert row["score"] == pytest.approx(float(score), abs=1e-6)
+            assert row["category_name"] == predictor.class_names[row["category_id"]]
+        lines = list(csv.DictReader(table.open()))
+        assert [float(line["width"]) for line in lines] == [row["bbox"][2] for row in rows]
+        for name in {row["category_name"] for row in rows}:
+            pictures = list((crops / name).glob("*.png"))
+            assert len(pictures) == sum(row["category_name"] == name for row in rows)
+        wanted = rows[0]["category_name"]
+        more = ("--overwrite", "--confidence-threshold", 0, "--classes", wanted)
+        self.run(model, photos / "a.png", "--json", found, *more)
+        expected = [row for row in rows if row["category_name"] == wanted and row["image_id"] == 1]
+        assert json.loads(found.read_text()) == expected
+        with pytest.raises(SystemExit, match="no class is called horse; there are ellipse"):
+            self.run(model, photos, "--json", found, "--overwrite", "--classes", "horse")
+
+    def test_nothing_above_the_threshold_is_explained(
+        self, photos: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture
+    ) -> None:
+        best = float(load(model, device="cpu")(photos / "a.png").scores.max())
+        arguments = ("--output", tmp_path / "out", "--confidence-threshold", 1)
+        self.run(model, photos / "a.png", *arguments)
+        line = f"(best score {best:.2f} is below the threshold 1.00)"
+        assert capsys.readouterr().out.splitlines()[1].endswith(line)
+
+    def test_names_with_a_dash_and_gifs(
+        self, photos: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(photos)
+        Image.open("a.png").save("-film.gif", save_all=True, append_images=[Image.open("b.jpg")])
+        self.run(model, "a.png", "--output", tmp_path / "out", "--", "-film.gif")
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["-film.png", "a.png"]
+
+    def test_one_broken_or_huge_image_does_not_end_a_batch(
+        self, photos: Path, tmp_path: Path, model: str
+    ) -> None:
+        (photos / "a.png").write_bytes((photos / "a.png").read_bytes()[:500])
+        Image.new("1", (20000, 20000)).save(photos / "bomb.png")
+        with pytest.raises(SystemExit, match="2 of 4 images failed.*a.png.*bomb.png") as error:
+            self.run(model, photos, "--output", tmp_path / "out")
+        assert "\n" not in str(error.value)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.jpg", "c.PNG"]
+
+    def test_a_folder_is_no_output_file(self, photos: Path, tmp_path: Path, model: str) -> None:
+        (tmp_path / "out" / "b.jpg").mkdir(parents=True)
+        for flags in (("--output", tmp_path / "out"), ("--json", tmp_path / "out" / "b.jpg")):
+            with pytest.raises(SystemExit, match="b.jpg is a folder"):
+                self.run(model, photos, "--overwrite", *flags)
+
+    def test_a_full_disk_is_an_error(
+        self, photos: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(SystemExit, match="predict: .*No space left"):
+            self.run(model, photos, "--output", tmp_path / "out")
+        assert not list((tmp_path / "out").iterdir())
+
+    def test_tiles(self, photos: Path, tmp_path: Path, model: str) -> None:
+        arguments = ("--confidence-threshold", 0, "--tile", 48, "--json", tmp_path / "found.json")
+        self.run(model, photos / "b.jpg", *arguments)  # 50 x 90 pixels: 2 x 3 tiles and the whole
+        assert len(json.loads((tmp_path / "found.json").read_text())) > 8
+
+    def test_a_video_needs_no_flag(self, tmp_path: Path, model: str) -> None:
+        _make_video(tmp_path / "in.mp4", frames=7)
+        self.run(model, tmp_path / "in.mp4", "--output", tmp_path / "out.mp4", "--batch-size", 3)
+        capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+        assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 7
+
+    def test_a_video_that_ends_early_is_reported(
+        self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture
+    ) -> None:
+        path = tmp_path / "in.avi"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (96, 64))
+        rng = np.random.default_rng(0)
+        for _ in range(7):
+            writer.write(rng.integers(0, 256, (64, 96, 3), np.uint8))
+        writer.release()
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        self.run(model, path, "--output", tmp_path / "out.mp4")
+        *_, written, early = capsys.readouterr().out.splitlines()
+        frames = int(written.split()[0])
+        assert 0 < frames < 7 and early == f"{path} ends early: it says 7 frames"
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("model.pth",),
+            ("model.pth", "a.png", "--webcam"),
+            ("model.pth", "a.png", "--confidence-threshold", "7"),
+            ("model.pth", "a.png", "--batch-size", "0"),
+            ("model.pth", "a.mp4", "--json", "found.json"),
+            ("--input", "a.png"),
+            ("model.pth", "a.png", "--unknown"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, arguments: tuple[str, ...]) -> None:
+        with pytest.raises(SystemExit) as error:
+            predict.main(list(arguments))
+        assert error.value.code == 2

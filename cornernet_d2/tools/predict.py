@@ -1,0 +1,263 @@
+"""Draw what a trained model finds on images, folders of images, a video or a webcam.
+
+    predict model.pth photos/ a.jpg --output drawn/ --json found.json
+    predict model.pth in.mp4 --output out.mp4
+    predict model.pth --webcam
+
+The file of a trained model has its config and its class names in it. Without --output and the
+other files, pictures are shown in a window. As in Detectron2's own demo, a config may be given:
+
+    predict --config-file CornerNet-HG104 --input photos/ --output drawn/ \\
+        --opts MODEL.WEIGHTS model.pth
+
+Names that begin with a dash come last, after "--".
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cornernet_d2.predictor import Detected, Predictor, load, load_config
+from cornernet_d2.predictor.images import find_images
+from cornernet_d2.predictor.results import (
+    Results,
+    class_indices,
+    select,
+    write_crops,
+    write_picture,
+    written_name,
+)
+from cornernet_d2.predictor.video import VIDEO_ENDINGS, drawn_frames, open_capture, write_video
+from cornernet_d2.tools import check_output
+from cornernet_d2.visualize import draw_instances
+
+WINDOW = "CornerNet detections"
+ESCAPE = 27
+
+
+def plan_outputs(images: list[Path], output: str, overwrite: bool) -> list[Path]:
+    """Says where each drawn picture goes: into a folder, or for one image into a file.
+
+    Raises:
+        ValueError: two pictures would get one name, a folder has it, a file would be overwritten
+            without ``overwrite``, or an input would be.
+    """
+    target = Path(output)
+    if len(images) == 1 and target.suffix and not target.is_dir() and not output.endswith("/"):
+        if written_name(target.name) != target.name:
+            raise ValueError(f"--output {target}: no picture can be written as {target.suffix}")
+        targets = [target]
+    elif target.exists() and not target.is_dir():
+        raise ValueError(f"--output {target} must be a folder for {len(images)} images")
+    else:
+        targets = [target / written_name(image.name) for image in images]
+    if len(set(targets)) < len(targets):
+        raise ValueError("images of equal names from several folders: give one folder at a time")
+    for image, path in zip(images, targets):
+        _check_not_input(image, path)
+        check_output(path, overwrite)
+    return targets
+
+
+def _check_not_input(source: Path, target: Path) -> None:
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(f"--output would overwrite the input {source}")
+
+
+def _load(args: argparse.Namespace) -> Predictor:
+    if args.config_file is None:
+        predictor = load(args.model, args.device, opts=args.opts)
+    else:
+        cfg = load_config(args.config_file, args.opts)
+        if args.model is not None:
+            cfg.MODEL.WEIGHTS = args.model
+        if args.device != "auto":
+            cfg.MODEL.DEVICE = args.device
+        predictor = Predictor.from_config(cfg)
+    names = predictor.class_names
+    known = f": {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else ""
+    kind = ", averaged weights" if predictor.averaged else ""
+    number = predictor.cfg.MODEL.CORNERNET.NUM_CLASSES
+    print(f"{predictor.cfg.MODEL.WEIGHTS}: {number} classes{known}{kind}", flush=True)
+    return predictor
+
+
+def run_images(args: argparse.Namespace) -> None:
+    """Draws on images, to files or in a window.
+
+    Raises:
+        ValueError: see :func:`.find_images` and :func:`plan_outputs`; or, at the end, some images
+            could not be read or did not fit into memory.
+    """
+    images = find_images(args.inputs)
+    targets = plan_outputs(images, args.output, args.overwrite) if args.output else None
+    for path in filter(None, (args.json, args.csv)):
+        check_output(path, args.overwrite)
+    predictor = _load(args)
+    chosen = class_indices(args.classes, predictor.class_names) if args.classes else None
+    results, failed, start = Results(predictor.class_names), [], time.perf_counter()
+    try:
+        for number, detected in enumerate(predictor.stream(images, args.batch_size, args.tile), 1):
+            left = (time.perf_counter() - start) / number * (len(images) - number)
+            place = f"[{number}/{len(images)}{f', {_clock(left)} left' if left else ''}]"
+            if detected.error is not None:
+                failed.append(detected.error)
+                print(f"{place} {detected.error}", flush=True)
+                continue
+            found, reason = select(detected.instances, args.confidence_threshold, chosen)
+            detected = detected._replace(instances=found)
+            results.add(number, str(detected.source), found)
+            target = targets[number - 1] if targets else None
+            where = f", {target}" if target else f" ({reason})" if reason else ""
+            where += f" ({reason})" if target and reason else ""
+            print(f"{place} {detected.source}: {len(found)} objects{where}", flush=True)
+            if _deliver(args, detected, target, predictor.class_names):
+                break
+    finally:
+        if args.json:
+            results.write_json(args.json)
+        if args.csv:
+            results.write_csv(args.csv)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(images)} images failed: {'; '.join(failed)}")
+
+
+def _deliver(
+    args: argparse.Namespace, detected: Detected, target: Path | None, names: list[str] | None
+) -> bool:
+    """Writes or shows one image's detections; returns whether the user has seen enough."""
+    picture, found = detected.picture, detected.instances
+    if args.crops:
+        write_crops(args.crops, Path(detected.source).stem, picture, found, names)
+    if target is None and (args.json or args.csv or args.crops):
+        return False
+    drawn = draw_instances(np.ascontiguousarray(picture[..., ::-1]), found, names)
+    if target is None:
+        return _show(drawn, wait=0)
+    write_picture(target, drawn[..., ::-1])
+    return False
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+def _show(picture: np.ndarray, wait: int) -> bool:
+    """Shows an RGB picture; returns whether Escape was pressed (within ``wait`` ms, 0: ever)."""
+    try:
+        cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
+        cv2.imshow(WINDOW, picture[..., ::-1])
+        return cv2.waitKey(wait) == ESCAPE
+    except cv2.error as error:
+        raise ValueError(
+            "no window can be opened here (no display, or opencv-python-headless): give --output"
+        ) from error
+
+
+def run_video(args: argparse.Namespace) -> None:
+    """Draws on a video or the webcam, to a file or in a window.
+
+    Raises:
+        ValueError: the video cannot be read, or the output is not free.
+    """
+    target = _video_target(args) if args.output else None
+    capture = open_capture(args.camera if args.webcam else args.video_input)
+    promised = 0 if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    predictor = _load(args)
+    chosen = class_indices(args.classes, predictor.class_names) if args.classes else None
+    batch_size = 1 if args.webcam or target is None else args.batch_size
+    frames = drawn_frames(capture, predictor, args.confidence_threshold, chosen, batch_size)
+    number, stopped = 0, False
+    try:
+        if target is None:
+            for number, frame in enumerate(frames, 1):
+                if stopped := _show(frame, wait=1):
+                    break
+        else:
+            number = write_video(target, frames, capture.get(cv2.CAP_PROP_FPS))
+    finally:
+        capture.release()
+    if not number:
+        raise ValueError(f"{args.video_input or 'the webcam'} gave no frame")
+    print(f"{number} frames{f', {target}' if target else ''}", flush=True)
+    if number < promised and not stopped:
+        print(f"{args.video_input} ends early: it says {promised} frames", flush=True)
+
+
+def _video_target(args: argparse.Namespace) -> Path:
+    target = Path(args.output)
+    if target.is_dir():
+        name = Path(args.video_input).stem if args.video_input else "webcam"
+        target = target / f"{name}.mp4"
+    if target.suffix.lower() != ".mp4":
+        raise ValueError(f"--output {target} must end in .mp4 or be a folder")
+    if args.video_input:
+        _check_not_input(Path(args.video_input), target)
+    check_output(target, args.overwrite)
+    return target
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("model", nargs="?", metavar="MODEL", help="file of a trained model, or its folder")
+    add("inputs", nargs="*", metavar="INPUT", help="images and folders of images, or one video")
+    add("--config-file", help="path, or name of a shipped config, instead of the file's own")
+    add("--input", nargs="+", default=[], help="the same as INPUT")
+    add("--video-input", help="a video file")
+    add("--webcam", action="store_true", help="take frames from a webcam")
+    add("--camera", type=int, default=0, help="number of the webcam [0]")
+    add("--output", help="folder, or file for one image or a video; default: a window")
+    add("--overwrite", action="store_true", help="replace files that are there")
+    add("--json", type=Path, metavar="FILE", help="detections in COCO's result format")
+    add("--csv", type=Path, metavar="FILE", help="detections, one a line")
+    add("--crops", type=Path, metavar="FOLDER", help="what is inside each box, by class")
+    add("--classes", type=lambda text: text.split(","), help="these classes alone: a,b,c")
+    add("--confidence-threshold", type=float, default=0.4, help="in [0, 1] [%(default)s]")
+    add("--batch-size", type=int, default=4, help="images at a time [%(default)s]")
+    add("--tile", type=int, help="see larger images in tiles of so many pixels a side")
+    add("--device", default="auto", help="cpu, cuda, ... [a GPU if there is one]")
+    add("--opts", nargs=argparse.REMAINDER, default=[], help="config KEY VALUE pairs, at the end")
+    return parser
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    parser = get_parser()
+    args = parser.parse_intermixed_args(argv[:end])
+    args.inputs += args.input + argv[end + 1 :]
+    if args.config_file is None and args.model is None:
+        parser.error("the file of a trained MODEL is needed, or --config-file")
+    videos = [name for name in args.inputs if Path(name).suffix.lower() in VIDEO_ENDINGS]
+    if videos and len(args.inputs) == 1 and not args.video_input and not args.webcam:
+        args.video_input, args.inputs = args.inputs[0], []
+    if bool(args.inputs) + bool(args.video_input) + args.webcam != 1:
+        parser.error("give images and folders, or one video, or --webcam")
+    if not 0 <= args.confidence_threshold <= 1:
+        parser.error(f"--confidence-threshold {args.confidence_threshold} is not in [0, 1]")
+    if args.batch_size < 1 or (args.tile is not None and args.tile < 32):
+        parser.error("--batch-size must be at least 1, --tile at least 32")
+    if not args.inputs and (args.json or args.csv or args.crops or args.tile):
+        parser.error("--json, --csv, --crops and --tile are for images")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; see the head of this file."""
+    args = parse(argv)
+    try:
+        (run_images if args.inputs else run_video)(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"predict: {error}")
+
+
+if __name__ == "__main__":
+    main()
