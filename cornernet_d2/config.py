@@ -43,7 +43,8 @@ def _add_head(cfg: CN) -> None:
     # Backbone features that get a head each; the last one is used at inference. All must have
     # the same stride. Empty: every output of the backbone, in its own order.
     cfg.MODEL.CORNERNET.IN_FEATURES = []
-    cfg.MODEL.CORNERNET.HEAD_WIDTH = 256  # channels of the 3x3 convolutions before the outputs [R]
+    cfg.MODEL.CORNERNET.HEAD_WIDTH = 256  # channels of the convolutions before the outputs [R]
+    cfg.MODEL.CORNERNET.HEAD_KERNEL = 3  # their kernels' side [R]; CornerNet-Squeeze: 1
     cfg.MODEL.CORNERNET.POOL_WIDTH = 128  # channels of the two corner-pooled branches [P] fig. 7
     cfg.MODEL.CORNERNET.NORM = "BN"
     # How an image is placed on the canvas that the network sees (sizes in pixels, d = the

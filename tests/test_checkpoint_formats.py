@@ -33,6 +33,7 @@ KEYS = Path(__file__).parent / "fixtures" / "reference" / "keys_tiny.json"
 OFFICIAL_ORDER = "33e7c36c3e9ab44cdb3f72a8c73fdc4ce71488830f593da2f71760753d7065f5"
 OFFICIAL_ORDER_040 = "38e025a428e09aa3436e2e127f230bc2a6b8c5a53713f1783c668c36bc1fc5d6"
 HG104 = {
+    "MODEL.BACKBONE.NAME": "build_hourglass_backbone",
     "MODEL.HOURGLASS.STACKS": 2,
     "MODEL.HOURGLASS.DEPTH": 5,
     "MODEL.HOURGLASS.WIDTHS": [256, 256, 384, 384, 384, 512],
@@ -42,6 +43,7 @@ HG104 = {
     "MODEL.CORNERNET.PAIRING": "embedding",
     "MODEL.CORNERNET.NUM_CLASSES": 80,
     "MODEL.CORNERNET.HEAD_WIDTH": 256,
+    "MODEL.CORNERNET.HEAD_KERNEL": 3,
     "MODEL.CORNERNET.POOL_WIDTH": 128,
 }
 GUIDED = {
@@ -88,7 +90,18 @@ CENTRIPETAL_NAMES = [
         "backbone.hg_modules.1.low2.up1.0.skip.0.weight",
     ),
 ]
-EMBEDDING_FORMATS = [fmt for fmt in FORMATS if fmt != "centripetalnet"]
+EMBEDDING_FORMATS = [fmt for fmt in FORMATS if fmt not in ("centripetalnet", "squeeze")]
+SQUEEZE = {
+    **HG104,
+    "MODEL.BACKBONE.NAME": "build_squeeze_backbone",
+    "MODEL.HOURGLASS.DEPTH": 4,
+    "MODEL.HOURGLASS.WIDTHS": [256, 256, 384, 384, 512],
+    "MODEL.HOURGLASS.BLOCKS": [2, 2, 2, 2, 4],
+    "MODEL.CORNERNET.HEAD_KERNEL": 1,
+}
+# The 990 keys of the authors' CornerNet-Squeeze under a current PyTorch, and 845 without counters.
+SQUEEZE_ORDER = "51ff9ffddeeb9320f6fa358a3d62ce6af8e327a333ceda9b94e53e3a0d164913"
+SQUEEZE_ORDER_040 = "3fccac284b84b2741d9148a57f055000586c1e465b0c2982b41ee4b423009b43"
 # ours, princeton, mmdet: from the three code bases' sources
 NAMES = [
     ("backbone.stem.0.weight", "pre.0.conv.weight", "backbone.stem.0.conv.weight"),
@@ -211,6 +224,38 @@ class TestNames:
         assert hashlib.sha256("\n".join(official).encode()).hexdigest() == OFFICIAL_ORDER
         old = [key for key in official if not key.endswith("num_batches_tracked")]
         assert hashlib.sha256("\n".join(old).encode()).hexdigest() == OFFICIAL_ORDER_040
+
+    def test_squeeze_has_the_official_keys_in_the_official_order(self):
+        shapes = expected_shapes(SQUEEZE)
+        theirs = [rename(key, "d2", "squeeze") for key in shapes]
+        assert detect_format(theirs) == ("squeeze", 990)
+        assert [rename(key, "squeeze", "d2") for key in theirs] == list(shapes)
+        official = sort_keys(theirs, "squeeze")
+        assert hashlib.sha256("\n".join(official).encode()).hexdigest() == SQUEEZE_ORDER
+        old = [key for key in official if not key.endswith("num_batches_tracked")]
+        assert hashlib.sha256("\n".join(old).encode()).hexdigest() == SQUEEZE_ORDER_040
+        meta = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        assert infer_architecture(meta) == SQUEEZE
+        for source, target in (("squeeze", "lite"), ("lite", "squeeze")):
+            key = "module.hg.hgs.0.up1.0.conv1.weight"  # both have it, of different blocks
+            assert rename(key, source, target) is None
+
+    def test_squeeze_goes_into_its_own_format_alone(self):
+        architecture = {
+            **SQUEEZE,
+            "MODEL.HOURGLASS.DEPTH": 1,
+            "MODEL.HOURGLASS.WIDTHS": [4, 6],
+            "MODEL.HOURGLASS.BLOCKS": [1, 1],
+        }
+        state = {k: torch.rand(shape) for k, shape in expected_shapes(architecture).items()}
+        published = build_contents(parse(state, "file"), "squeeze")
+        back = parse(published, "file")
+        assert back.source == "squeeze" and back.convention.preset == "official"
+        assert set(back.weights) == set(state)
+        assert all(back.weights[k] is v for k, v in state.items())
+        for target in ("princeton", "lite", "mmdet", "centripetalnet"):
+            with pytest.raises(CheckpointError, match="not the blocks of this one"):
+                build_contents(back, target)
 
     @pytest.mark.parametrize("stacks, depth", [(1, 1), (2, 2), (3, 4)])
     def test_every_format_names_every_parameter_once(self, stacks, depth):

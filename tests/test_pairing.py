@@ -243,8 +243,8 @@ def test_a_kind_of_ones_own():
         outputs = decoded = ("width",)
         weights = {"width": 0.5}
 
-        def branches(self, in_channels, width):
-            return {"width": OutputBranch(in_channels, width, 1)}
+        def branches(self, in_channels, width, kernel):
+            return {"width": OutputBranch(in_channels, width, 1, kernel)}
 
         def losses(self, values, batch, norms, rules):
             return {"width": sum(x.abs().sum() for x in values["width"])}

@@ -18,11 +18,17 @@ from tests.parity.__main__ import KINDS, compare, main, open_folder
 from tests.parity.check import Case, match_rows, stats
 from tests.parity.official import network
 from tests.parity.ours import decode
-from tests.parity.reference import CentripetalReference, MMDetReference, OfficialReference, strided
+from tests.parity.reference import (
+    CentripetalReference,
+    MMDetReference,
+    OfficialReference,
+    SqueezeReference,
+    strided,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 OFFICIAL, MMDET = FIXTURES / "reference", FIXTURES / "reference_mmdet"
-CENTRIPETAL = FIXTURES / "reference_centripetal"
+CENTRIPETAL, SQUEEZE = FIXTURES / "reference_centripetal", FIXTURES / "reference_squeeze"
 LARGER = [
     Path(path) for path in os.environ.get("CORNERNET_D2_REFERENCE", "").split(os.pathsep) if path
 ]
@@ -245,6 +251,32 @@ class TestCentripetal:
         assert [check for check in checks if not check.passed]
 
 
+class TestSqueeze:
+    @pytest.mark.parametrize("file", files(SQUEEZE))
+    def test_every_case_holds(self, file):
+        assert not every_case_holds(SQUEEZE, file)
+
+    @pytest.mark.parametrize(
+        "file, array, step",
+        [
+            ("blocks.npz", "fire_widen/eval/output", 1e-2),
+            ("blocks.npz", "fire_skip/train/grad/conv_3x3.weight", 1e-2),
+            ("blocks.npz", "unpool/train/grad/bias", 1e-2),
+            ("decode.npz", "detections", 1e-4),
+            ("postprocess.npz", "image0/final", 1e-2),
+            ("postprocess.npz", "scale0/input_sub", 1e-3),
+            ("targets.npz", "tl_off", 1e-5),
+            ("targets.npz", "br_ind", 1),
+            ("targets.npz", "br_heat_value", 1e-4),
+        ],
+    )
+    def test_an_error_in_any_place_is_found(self, tmp_path, file, array, step):
+        shutil.copy(SQUEEZE / "blocks.npz", tmp_path)  # which tells the kind
+        folder = changed(SQUEEZE, tmp_path, file, first_number_moved(array, step))
+        checks = list(compare(folder, [file]))
+        assert [check for check in checks if not check.passed]
+
+
 class TestCommand:
     @pytest.mark.parametrize(
         "kind, files",
@@ -255,6 +287,7 @@ class TestCommand:
             (CentripetalReference, ["small_head.npz", "losses.npz"]),
             (OfficialReference, ["weights.py", "losses.npz"]),
             (OfficialReference, ["network_511.npz"]),
+            (SqueezeReference, ["weights.py", "decode.npz", "blocks.npz"]),
         ],
     )
     def test_the_files_tell_the_kind(self, tmp_path, kind, files):

@@ -41,15 +41,19 @@ def infer_architecture(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     outputs = {key.split(".")[3] for key in weights if key.startswith("head.0.tl.")}
     levels = ["backbone.stacks.0." + "low2." * d + "up1" for d in range(depth)]
     levels.append("backbone.stacks.0" + ".low2" * max(depth, 1))
+    fire = "backbone.stacks.0.up1.0.squeeze.weight" in weights
+    width = "norm" if fire else "conv1"  # the layer of a block that has its output's channels
     return {
+        "MODEL.BACKBONE.NAME": f"build_{'squeeze' if fire else 'hourglass'}_backbone",
         "MODEL.HOURGLASS.STACKS": count("backbone.stacks"),
         "MODEL.HOURGLASS.DEPTH": depth,
-        "MODEL.HOURGLASS.WIDTHS": [channels(f"{level}.0.conv1.weight") for level in levels],
+        "MODEL.HOURGLASS.WIDTHS": [channels(f"{level}.0.{width}.weight") for level in levels],
         "MODEL.HOURGLASS.BLOCKS": [count(level) for level in levels],
         "MODEL.HOURGLASS.STEM_WIDTH": channels("backbone.stem.0.weight"),
         "MODEL.HOURGLASS.OUT_CHANNELS": channels("backbone.out_convs.0.weight"),
         **recognise_pairing(outputs),
         "MODEL.CORNERNET.NUM_CLASSES": channels("head.0.tl.heatmap.1.weight"),
         "MODEL.CORNERNET.HEAD_WIDTH": channels("head.0.tl.heatmap.0.weight"),
+        "MODEL.CORNERNET.HEAD_KERNEL": int(weights["head.0.tl.heatmap.0.weight"].shape[-1]),
         "MODEL.CORNERNET.POOL_WIDTH": channels("head.0.tl.pool.p1.weight"),
     }

@@ -46,6 +46,7 @@ CONVENTIONS: dict[str, InputConvention] = {
 FORMAT_PRESET = {
     "princeton": "official",
     "lite": "official",
+    "squeeze": "official",
     "mmdet": "mmdet",
     "centripetalnet": "centripetalnet",
 }

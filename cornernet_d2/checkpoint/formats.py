@@ -107,7 +107,7 @@ def build_contents(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
         unknown = [key for key in weights if rename(key, "d2", target) is None]
         raise CheckpointError(
             f"{target} has no name for {len(unknown)} weights ({', '.join(unknown[:3])}, ...): its "
-            "network has not the outputs of this one's pairing"
+            "network has not the blocks of this one, or not the outputs of its pairing"
         )
     state = OrderedDict((key, renamed[key]) for key in sort_keys(renamed, target))
     if target != "mmdet":

@@ -1,9 +1,9 @@
 """Names of CornerNet's parameters in every published code base, mapped both ways without loss.
 
 Placeholders of a rule: ``{s}`` stack, counted from 0; ``{c}`` corner, ``tl`` or ``br``; ``{H}``
-place of a residual block inside an hourglass, the same in all code bases (``low2`` once per level,
-then ``up1``, ``low1``, ``low2`` or ``low3`` and the block's number); ``{R}`` layer of a residual
-block; ``{M}`` convolution or norm of a pair that the code base names (here the norm is part of
+place of a block inside an hourglass, the same in all code bases (``low2`` once per level, then
+``up1``, ``low1``, ``low2`` or ``low3`` and the block's number), ``{U}`` of a learned upsampling;
+``{R}`` layer of a residual block, ``{F}`` of a fire block; ``{M}`` convolution or norm of a pair that the code base names (here the norm is part of
 Detectron2's ``Conv2d``); ``{Q}`` the same in a ``Sequential`` that numbers it; ``{m}`` the stack as
 CentripetalNet's authors say it: ``mid_`` for the first of two, nothing for the last; ``{O}`` any
 output of a corner, of whatever pairing. No tensor is split, transposed or merged by any rule.
@@ -13,16 +13,18 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-FORMATS = ("d2", "princeton", "lite", "mmdet", "centripetalnet")
+# "lite" is CornerNet-Lite's CornerNet, "squeeze" its CornerNet-Squeeze.
+FORMATS = ("d2", "princeton", "lite", "mmdet", "centripetalnet", "squeeze")
 
 
 class _Rule(NamedTuple):
-    """Names by format; None: it has no such parameter. Lite's follow from princeton's."""
+    """Names by format; None: it has no such parameter. Both of Lite's follow from princeton's."""
 
     d2: str
     princeton: str | None = None
     mmdet: str | None = None
     centripetalnet: str | None = None  # None: as princeton's, by _CENTRIPETALNET
+    squeeze: str | None = None  # None: as Lite's CornerNet
 
 
 _RULES = (
@@ -95,6 +97,9 @@ _RULES = (
         centripetalnet="bbox_head.{m}{c}_off_c_2.1",
     ),
     _Rule("head.{s}.{c}.{O}"),
+    _Rule("backbone.stem.2.{R}", squeeze="hg.pre.2.{R}"),
+    _Rule("backbone.stacks.{s}.{H}.{F}", squeeze="hg.hgs.{s}.{H}.{F}"),
+    _Rule("backbone.stacks.{s}.{U}", squeeze="hg.hgs.{s}.{U}"),
 )
 
 # CornerNet-Lite's file differs from the first release in the outermost module's name alone.
@@ -123,12 +128,14 @@ _CENTRIPETALNET = {
 _STACK_NAMES = {"0": "mid_", "1": ""}
 
 _RESIDUAL = ("conv1", "norm1", "conv2", "norm2", "skip", "skip norm")
+_FIRE = ("squeeze", "squeeze norm", "1x1", "3x3", "norm")
 _PRINCETON_WORDS = {
     "M": {"conv": ".conv", "norm": ".bn"},
     "Q": {"conv": ".0", "norm": ".1"},
     "R": dict(zip(_RESIDUAL, ("conv1", "bn1", "conv2", "bn2", "skip.0", "skip.1"))),
+    "F": dict(zip(_FIRE, ("conv1", "bn1", "conv_1x1", "conv_3x3", "bn2"))),
 }
-# What {M}, {Q} and {R} stand for: layer -> the format's word.
+# What {M}, {Q}, {R} and {F} stand for: layer -> the format's word.
 _WORDS: dict[str, dict[str, dict[str, str]]] = {
     "d2": {
         "M": {"conv": "", "norm": ".norm"},
@@ -138,10 +145,12 @@ _WORDS: dict[str, dict[str, dict[str, str]]] = {
                 ("conv1", "conv1.norm", "conv2", "conv2.norm", "shortcut", "shortcut.norm"),
             )
         ),
+        "F": dict(zip(_FIRE, ("squeeze", "squeeze.norm", "expand1x1", "expand3x3", "norm"))),
     },
     "princeton": _PRINCETON_WORDS,
     "lite": _PRINCETON_WORDS,
     "centripetalnet": _PRINCETON_WORDS,
+    "squeeze": _PRINCETON_WORDS,
     "mmdet": {
         "M": {"conv": ".conv", "norm": ".bn"},
         "R": dict(zip(_RESIDUAL, ("conv1", "bn1", "conv2", "bn2", "downsample.0", "downsample.1"))),
@@ -151,6 +160,7 @@ _PATTERNS = {
     "s": r"\d+",
     "c": r"tl|br",
     "H": r"(?:low2\.)*(?:up1|low1|low2|low3)\.\d+",
+    "U": r"(?:low2\.)*up2",
     "m": "(?:mid_)?",
     "O": r"\w+\.\d+",
 }
@@ -172,37 +182,27 @@ _ORDER = {
         "bbox_head.tl_dcn_offset bbox_head.br_dcn_offset bbox_head.tl_guiding_shift "
         "bbox_head.br_guiding_shift bbox_head.tl_centripetal_shift bbox_head.br_centripetal_shift"
     ).split(),
-    "centripetalnet": [
-        f"{part}.{name}"
-        for part, names in (
-            ("backbone", ("pre", "hg_modules", "inters", "inters_", "cnvs", "cnvs_")),
-            (
-                "bbox_head",
-                [
-                    f"{stack}{corner}_{name}"
-                    for group in (
-                        ("fadp",),
-                        ("offset",),
-                        ("pool",),
-                        ("heat", "off_c", "off_c_2", "off"),
-                    )
-                    for stack in ("", "mid_")
-                    for name in group
-                    for corner in ("tl", "br")
-                ],
-            ),
-        )
-        for name in names
+    "centripetalnet": [f"backbone.{x}" for x in "pre hg_modules inters inters_ cnvs cnvs_".split()]
+    + [
+        f"bbox_head.{stack}{corner}_{name}"
+        for group in ("fadp", "offset", "pool", "heat off_c off_c_2 off")
+        for stack in ("", "mid_")
+        for name in group.split()
+        for corner in ("tl", "br")
     ],
 }
-_PREFIX = {"d2": "", "princeton": "module.", "lite": "module.", "mmdet": "", "centripetalnet": ""}
+_ORDER["squeeze"] = _ORDER["lite"]
+_MODULE = ("princeton", "lite", "squeeze")  # those whose names begin with "module."
+_PREFIX = {fmt: "module." if fmt in _MODULE else "" for fmt in FORMATS}
 
 
 def _template(rule: _Rule, fmt: str) -> str | None:
     name = getattr(rule, fmt, None)
-    if name is not None or rule.princeton is None or fmt not in ("lite", "centripetalnet"):
+    if name is not None or rule.princeton is None or fmt in ("princeton", "mmdet"):
         return name
-    if fmt == "lite":
+    if fmt == "squeeze" and "{H}" in rule.princeton:
+        return None  # its hourglasses have fire blocks
+    if fmt in ("lite", "squeeze"):
         first, rest = rule.princeton.split(".", 1)
         return f"{_LITE.get(first, first)}.{rest}"
     for theirs, ours in _CENTRIPETALNET.items():
@@ -214,14 +214,14 @@ def _template(rule: _Rule, fmt: str) -> str | None:
 class _Pattern(NamedTuple):
     regex: "re.Pattern[str]"
     template: str
-    slot: str | None  # the one of M, Q, R that the template holds
+    slot: str | None  # the one of M, Q, R, F that the template holds
 
 
 def _compile(rule: _Rule, fmt: str) -> _Pattern | None:
     template = _template(rule, fmt)
     if template is None:
         return None
-    slot = next((name for name in "MQR" if f"{{{name}}}" in template), None)
+    slot = next((name for name in "MQRF" if f"{{{name}}}" in template), None)
     regex = template.replace(".", r"\.")
     for name, pattern in _PATTERNS.items():
         regex = regex.replace(f"{{{name}}}", f"(?P<{name}>{pattern})")
@@ -240,7 +240,7 @@ def rename(key: str, source: str, target: str) -> str | None:
     Args:
         key: a state-dict key; the ``module.`` of (Distributed)DataParallel may be there or not.
         source: format of ``key``, one of :data:`FORMATS`.
-        target: format wanted; names of princeton and Lite begin with ``module.``.
+        target: format wanted; names of princeton and both of Lite begin with ``module.``.
 
     Returns:
         The new name, or None where ``key`` is no parameter of CornerNet in ``source``, or of none
@@ -249,7 +249,7 @@ def rename(key: str, source: str, target: str) -> str | None:
     key = key.removeprefix("module.")
     for own, other in zip(_COMPILED[source], _COMPILED[target]):
         match = own and own.regex.fullmatch(key)
-        if match is None:
+        if not match:
             continue
         if other is None:
             return None

@@ -1,5 +1,6 @@
 """Backbone, head, losses, decoding and the meta-architecture."""
 
+from .backbones import SqueezeHourglass, build_squeeze_backbone
 from .corner_head import CornerHead
 from .cornernet import CornerNet
 from .criterion import CRITERION_REGISTRY, CornerCriterion
@@ -21,5 +22,7 @@ __all__ = [
     "Hourglass",
     "InferenceWithTTA",
     "Pairing",
+    "SqueezeHourglass",
     "build_hourglass_backbone",
+    "build_squeeze_backbone",
 ]

@@ -60,14 +60,15 @@ class CornerBranch(nn.Module):
         corner: str,
         norm: str,
         pairing: Pairing,
+        kernel: int,
     ):
         super().__init__()
         self.outputs = ("heatmap", *pairing.outputs, "offset")
         self.pool = CornerPoolBlock(in_channels, pool_width, corner, norm)
-        self.heatmap = OutputBranch(in_channels, width, num_classes)
-        for name, branch in pairing.branches(in_channels, width).items():
+        self.heatmap = OutputBranch(in_channels, width, num_classes, kernel)
+        for name, branch in pairing.branches(in_channels, width, kernel).items():
             self.add_module(name, branch)
-        self.offset = OutputBranch(in_channels, width, 2)
+        self.offset = OutputBranch(in_channels, width, 2, kernel)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         x = self.pool(x)
@@ -87,11 +88,12 @@ class CornerHead(nn.Module):
     Args:
         in_channels: channels of the feature map.
         num_classes: C.
-        width: channels of the 3x3 convolution in front of each output.
+        width: channels of the convolution in front of each output.
         pool_width: channels of the corner-pooled branches.
         norm: name of the normalisation.
         recompute: recompute the activations of each part in the backward pass.
         pairing: what else is predicted of a corner.
+        kernel: side of the convolution in front of each output.
     """
 
     def __init__(
@@ -103,13 +105,12 @@ class CornerHead(nn.Module):
         norm: str = "BN",
         recompute: bool = False,
         pairing: Pairing = EmbeddingPairing(),
+        kernel: int = 3,
     ):
         super().__init__()
         for corner in CORNERS:
-            self.add_module(
-                corner,
-                CornerBranch(in_channels, num_classes, width, pool_width, corner, norm, pairing),
-            )
+            settings = num_classes, width, pool_width, corner, norm, pairing, kernel
+            self.add_module(corner, CornerBranch(in_channels, *settings))
         for module in self.modules():
             if isinstance(module, Recomputable):
                 module.recompute = recompute

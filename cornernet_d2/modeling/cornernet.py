@@ -43,7 +43,7 @@ class CornerNet(nn.Module):
         pixel_mean, pixel_std: per channel, in ``input_format``'s order, 0..255 scale.
         padding: how images are placed on the canvas; see ``MODEL.CORNERNET.PADDING``.
         in_features: names of the backbone outputs that get a head each; empty: all of them.
-        head_width, pool_width, norm: see :class:`CornerHead`.
+        head_width, pool_width, norm, head_kernel: see :class:`CornerHead`.
         recompute_head: recompute the head's activations in the backward pass.
         channels_last: keep weights and activations in that memory format.
         input_format: "BGR" or "RGB"; for pictures in TensorBoard alone.
@@ -70,6 +70,7 @@ class CornerNet(nn.Module):
         head_width: int = 256,
         pool_width: int = 128,
         norm: str = "BN",
+        head_kernel: int = 3,
         recompute_head: bool = False,
         channels_last: bool = False,
         input_format: str = "BGR",
@@ -84,7 +85,7 @@ class CornerNet(nn.Module):
                 f"the features have stride {stride}, target_generator {target_generator.stride}"
             )
         self.backbone = backbone
-        settings = num_classes, head_width, pool_width, norm, recompute_head, pairing
+        settings = num_classes, head_width, pool_width, norm, recompute_head, pairing, head_kernel
         self.head = nn.ModuleList(
             CornerHead(shapes[name].channels, *settings) for name in self.in_features
         )
@@ -123,6 +124,7 @@ class CornerNet(nn.Module):
             "head_width": settings.HEAD_WIDTH,
             "pool_width": settings.POOL_WIDTH,
             "norm": settings.NORM,
+            "head_kernel": settings.HEAD_KERNEL,
             "recompute_head": cfg.MODEL.HOURGLASS.RECOMPUTE != "none",
             "channels_last": settings.CHANNELS_LAST,
             "input_format": cfg.INPUT.FORMAT,

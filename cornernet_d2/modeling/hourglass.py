@@ -55,41 +55,50 @@ class ResidualBlock(Recomputable, CNNBlockBase):
 class HourglassLevel(Recomputable):
     """One level of an hourglass, holding all deeper ones: (N, widths[0], h, w) -> same shape.
 
+    A subclass with another ``block`` or another ``upsample`` is another kind of hourglass.
+
     Args:
         widths: channels at this level and below, outermost first.
         blocks: residual blocks at this level and below; the last entry is the innermost path's.
         norm: name of the normalisation.
     """
 
+    block: type[CNNBlockBase] = ResidualBlock
+
     def __init__(self, widths: Sequence[int], blocks: Sequence[int], norm: str):
         super().__init__()
         here, below, count = widths[0], widths[1], blocks[0]
-        self.up1 = _residuals([here] * (count + 1), norm)
-        self.low1 = _residuals([here] + [below] * count, norm, stride=2)
+        self.up1 = self._chain([here] * (count + 1), norm)
+        self.low1 = self._chain([here] + [below] * count, norm, stride=2)
         if len(widths) > 2:
-            self.low2 = HourglassLevel(widths[1:], blocks[1:], norm)
+            self.low2 = type(self)(widths[1:], blocks[1:], norm)
         else:
-            self.low2 = _residuals([below] * (blocks[1] + 1), norm)
-        self.low3 = _residuals([below] * count + [here], norm)
+            self.low2 = self._chain([below] * (blocks[1] + 1), norm)
+        self.low3 = self._chain([below] * count + [here], norm)
+
+    def _chain(self, widths: Sequence[int], norm: str, stride: int = 1) -> nn.Sequential:
+        """Blocks from each width to the next; the first one has the stride."""
+        return nn.Sequential(
+            *(
+                self.block(a, b, norm, stride if i == 0 else 1)
+                for i, (a, b) in enumerate(zip(widths[:-1], widths[1:]))
+            )
+        )
+
+    def upsample(self, low: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """(N, C, ceil(h / 2), ceil(w / 2)) -> (N, C, h, w) for ``size`` (h, w)."""
+        # By size rather than by a factor of 2: maps of odd size are then fine as well.
+        return F.interpolate(low, size=size, mode="nearest")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         low = self.low3(self.low2(self.low1(x)))
-        # By size rather than by a factor of 2: maps of odd size are then fine as well.
-        return self.up1(x) + F.interpolate(low, size=x.shape[-2:], mode="nearest")
-
-
-def _residuals(widths: Sequence[int], norm: str, stride: int = 1) -> nn.Sequential:
-    """Residual blocks from each width to the next; the first one has the stride."""
-    return nn.Sequential(
-        *(
-            ResidualBlock(a, b, norm, stride if i == 0 else 1)
-            for i, (a, b) in enumerate(zip(widths[:-1], widths[1:]))
-        )
-    )
+        return self.up1(x) + self.upsample(low, x.shape[-2:])
 
 
 class Hourglass(Backbone):
     """Hourglasses in a row on a stride-4 stem.
+
+    A subclass may have levels of another kind, and more strided blocks in the stem.
 
     ``forward`` takes normalised images (N, in_channels, H, W) and returns
     {"stack1": (N, out_channels, h, w), ..., "stackS": ...}; the last is the best, the others
@@ -107,6 +116,9 @@ class Hourglass(Backbone):
     Raises:
         ValueError: lengths of widths and blocks differ or are below 2, or an unknown recompute.
     """
+
+    level: type[HourglassLevel] = HourglassLevel
+    stem_blocks = 1  # residual blocks of stride 2 behind the strided convolution
 
     @configurable
     def __init__(
@@ -128,11 +140,11 @@ class Hourglass(Backbone):
                 f"BLOCKS and STACKS at least 1; got {widths}, {blocks} and {stacks} stacks"
             )
         width = widths[0]
-        self.stem = nn.Sequential(
-            conv_norm(in_channels, stem_width, 7, norm, stride=2),
-            ResidualBlock(stem_width, width, norm, stride=2),
-        )
-        self.stacks = nn.ModuleList(HourglassLevel(widths, blocks, norm) for _ in range(stacks))
+        stem = [conv_norm(in_channels, stem_width, 7, norm, stride=2)]
+        for before in [stem_width] + [width] * (self.stem_blocks - 1):
+            stem.append(ResidualBlock(before, width, norm, stride=2))
+        self.stem = nn.Sequential(*stem)
+        self.stacks = nn.ModuleList(self.level(widths, blocks, norm) for _ in range(stacks))
         self.out_convs = nn.ModuleList(
             conv_norm(width, out_channels, 3, norm) for _ in range(stacks)
         )
@@ -146,14 +158,15 @@ class Hourglass(Backbone):
         )
         self.inters = nn.ModuleList(ResidualBlock(width, width, norm) for _ in links)
 
-        self._size_divisibility = 4 * 2 ** (len(widths) - 1)
+        stride = 2 ** (1 + self.stem_blocks)
+        self._size_divisibility = stride * 2 ** (len(widths) - 1)
         self._out_features = [f"stack{i + 1}" for i in range(stacks)]
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
-        self._out_feature_strides = dict.fromkeys(self._out_features, 4)
+        self._out_feature_strides = dict.fromkeys(self._out_features, stride)
         recomputed = {
             "none": (),
             "stack": self.stacks,
-            "block": (m for m in self.modules() if isinstance(m, ResidualBlock)),
+            "block": (m for m in self.modules() if isinstance(m, CNNBlockBase)),
         }
         for module in recomputed[check_level(recompute)]:
             module.recompute = True

@@ -16,13 +16,17 @@ CornerMaps = dict[str, dict[str, torch.Tensor]]
 
 
 class OutputBranch(Recomputable, nn.Sequential):
-    """3x3 convolution, ReLU, 1x1 convolution: (N, in, h, w) -> (N, out, h, w)."""
+    """A convolution, ReLU, 1x1 convolution: (N, in, h, w) -> (N, out, h, w).
+
+    Args:
+        kernel: side of the first convolution's kernel, odd.
+    """
 
     # Outputs of the same corner that the forward takes besides the feature map.
     after: tuple[str, ...] = ()
 
-    def __init__(self, in_channels: int, width: int, out_channels: int):
+    def __init__(self, in_channels: int, width: int, out_channels: int, kernel: int = 3):
         super().__init__(
-            Conv2d(in_channels, width, 3, padding=1, activation=F.relu_),
+            Conv2d(in_channels, width, kernel, padding=kernel // 2, activation=F.relu_),
             Conv2d(width, out_channels, 1),
         )

@@ -95,7 +95,8 @@ def convert(
         build_contents(checkpoint, target_format),
         destination,
         overwrite=overwrite,
-        legacy=target_format in ("princeton", "lite"),  # their torch reads no other format
+        legacy=target_format
+        in ("princeton", "lite", "squeeze"),  # their torch reads no other format
     )
     report += [
         ("weights sha256", digest),
@@ -150,7 +151,6 @@ def expected_shapes(architecture: Mapping[str, Any]) -> dict[str, tuple[int, ...
     cfg = get_cfg()
     add_cornernet_config(cfg)
     cfg.MODEL.META_ARCHITECTURE = "CornerNet"
-    cfg.MODEL.BACKBONE.NAME = "build_hourglass_backbone"
     cfg.MODEL.DEVICE = "meta"
     cfg.merge_from_list([item for pair in architecture.items() for item in pair])
     with torch.device("meta"):

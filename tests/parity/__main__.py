@@ -4,8 +4,8 @@
     python -m tests.parity FOLDER --only losses,decode --verbose
     python -m tests.parity FOLDER --json report.json
 
-FOLDER holds .npz files as their README describes, of the authors' code, of MMDetection or of
-CentripetalNet, and there or beside it is the weights.py that they were made with, which is run.
+FOLDER holds .npz files as their README describes, of the authors' code, of MMDetection, of
+CentripetalNet or of CornerNet-Squeeze, and there or beside it is the weights.py that they were made with, which is run.
 Which of these it is, its files tell. Exits with 0 if every comparison holds, 1 if one does not, 2
 if there was none.
 """
@@ -19,15 +19,22 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import centripetal, mmdet, official
+from . import centripetal, mmdet, official, squeeze
 from .check import Check
-from .reference import CentripetalReference, MMDetReference, OfficialReference, Reference
+from .reference import (
+    CentripetalReference,
+    MMDetReference,
+    OfficialReference,
+    Reference,
+    SqueezeReference,
+)
 
 Runner = Callable[[Reference, str], Iterator[Check]]
 # File pattern -> what compares it. A folder without the marks of any other kind is the last.
 KINDS: dict[type[Reference], dict[str, Runner]] = {
     CentripetalReference: centripetal.RUNNERS,
     MMDetReference: mmdet.RUNNERS,
+    SqueezeReference: squeeze.RUNNERS,
     OfficialReference: official.RUNNERS,
 }
 

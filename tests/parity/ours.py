@@ -162,9 +162,9 @@ def without_views(model: nn.Module) -> nn.Module:
     return model
 
 
-def blank_maps(pixels: Tensor) -> dict[str, dict[str, Tensor]]:
-    """Maps of the size that a network of stride 4 would give."""
-    size = [-(-side // 4) for side in pixels.shape[-2:]]
+def blank_maps(pixels: Tensor, stride: int = 4) -> dict[str, dict[str, Tensor]]:
+    """Maps of the size that a network of this stride would give."""
+    size = [-(-side // stride) for side in pixels.shape[-2:]]
     return {corner: {"heatmap": pixels.new_zeros(len(pixels), 1, *size)} for corner in CORNERS}
 
 
@@ -192,15 +192,21 @@ def detect_stored(
 
     Args:
         image: (3, height, width).
-        decoded: (2, n, 8) rows of each scale, see :class:`StoredCorners`.
+        decoded: (2, n, 8) rows of each scale, see :class:`StoredCorners`; without mirror images
+            (1, n, 8).
 
     Returns:
         the detections in pixels of the image; of each scale, what the network was given and
         where the image's top-left corner is on the map.
     """
     inputs: list[Tensor] = []
-    model = with_maps(model, lambda pixels: inputs.append(pixels) or blank_maps(pixels))
-    stored = model.corner_inference.inference = StoredCorners(cfg)
+    stride = model.target_generator.stride
+    model = with_maps(model, lambda pixels: inputs.append(pixels) or blank_maps(pixels, stride))
+    stored = StoredCorners(cfg)
+    if hasattr(model.corner_inference, "inference"):  # inside test-time augmentation
+        model.corner_inference.inference = stored
+    else:
+        model.corner_inference = stored
     stored.pending, stored.origins = list(decoded), []
     (instances,) = model.inference([{"image": image}], do_postprocess=False)
     return instances, inputs, stored.origins

@@ -25,6 +25,7 @@ OFFICIAL = "CornerNet-HG104-official.yaml"
 MMDET = "CornerNet-HG104-mmdet.yaml"
 CENTRIPETAL_OFFICIAL = "CentripetalNet-HG104-official.yaml"
 CENTRIPETAL_MMDET = "CentripetalNet-HG104-mmdet.yaml"
+SQUEEZE = "CornerNet-Squeeze-official.yaml"
 
 
 class Reference:
@@ -127,17 +128,15 @@ class MMDetReference(Reference):
         return recipe.make_state_dict(recipe.load_keys(keys_file), seed)
 
 
-class CentripetalReference(Reference):
-    """Numbers of CentripetalNet, by MMDetection (whose names the weights have) and its authors."""
+class FamilyReference(Reference):
+    """Numbers of CornerNet's successors, whose weights.py and family_weights.py serve all."""
 
-    preset = CENTRIPETAL_MMDET
-    marks = ("small_head.npz", "keys_authors_with_mask.json")
     support = (*Reference.support, "family_weights.py")
 
     def path_of(self, file: str) -> str:
         """Of a file that is in the folder, or beside it for all of the family."""
         path = os.path.join(self.path, file)
-        return path if os.path.exists(path) else os.path.join(os.path.dirname(self.path), file)
+        return path if os.path.exists(path) else os.path.join(self.path, "..", file)
 
     @property
     def recipe(self) -> ModuleType:
@@ -147,6 +146,20 @@ class CentripetalReference(Reference):
         with mock.patch.dict(sys.modules, weights=self.recipe):  # which family_weights.py imports
             recipe = _import(self.path_of("family_weights.py"))
         return recipe.make_state_dict(keys_file, seed)
+
+
+class CentripetalReference(FamilyReference):
+    """Of CentripetalNet, by MMDetection (whose names the weights have) and its authors."""
+
+    preset = CENTRIPETAL_MMDET
+    marks = ("small_head.npz", "keys_authors_with_mask.json")
+
+
+class SqueezeReference(FamilyReference):
+    """Of CornerNet-Squeeze in the authors' CornerNet-Lite."""
+
+    preset = SQUEEZE
+    marks = ("blocks.npz",)
 
 
 @cache

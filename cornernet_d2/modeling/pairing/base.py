@@ -88,14 +88,14 @@ class Pairing(abc.ABC):
     weights: Mapping[str, float] = {}
 
     @abc.abstractmethod
-    def branches(self, in_channels: int, width: int) -> dict[str, nn.Module]:
+    def branches(self, in_channels: int, width: int, kernel: int) -> dict[str, nn.Module]:
         """The layers of each output of one corner.
 
         Each takes the corner-pooled map (N, in_channels, h, w), and the outputs of the same corner
         that its attribute ``after`` names, if it has one.
 
         Args:
-            width: channels of the 3x3 convolution in front of an output.
+            width, kernel: channels and side of the convolution in front of an output.
         """
 
     @abc.abstractmethod

@@ -99,13 +99,13 @@ class GuidedBranch(Recomputable):
 
     after = ("guiding_shift",)
 
-    def __init__(self, in_channels: int, width: int):
+    def __init__(self, in_channels: int, width: int, kernel: int):
         from torchvision.ops import DeformConv2d
 
         super().__init__()
         self.places = nn.Conv2d(2, 18, 1, bias=False)
         self.gather = DeformConv2d(in_channels, in_channels, 3, padding=1, bias=False)
-        self.branch = OutputBranch(in_channels, width, 2)
+        self.branch = OutputBranch(in_channels, width, 2, kernel)
         nn.init.normal_(self.places.weight, std=0.1)
         nn.init.normal_(self.gather.weight, std=0.01)
 
@@ -171,12 +171,13 @@ class CentripetalPairing(Pairing):
             "guiding_weight": settings.GUIDING_WEIGHT,
         }
 
-    def branches(self, in_channels: int, width: int) -> dict[str, nn.Module]:
+    def branches(self, in_channels: int, width: int, kernel: int) -> dict[str, nn.Module]:
         if self.guided:
-            guide, shift = OutputBranch(in_channels, width, 2), GuidedBranch(in_channels, width)
+            guide = OutputBranch(in_channels, width, 2, kernel)
+            shift = GuidedBranch(in_channels, width, kernel)
             branches, last = {"guiding_shift": guide, "shift": shift}, shift.branch[1]
         else:
-            branches = {"shift": OutputBranch(in_channels, width, 2)}
+            branches = {"shift": OutputBranch(in_channels, width, 2, kernel)}
             last = branches["shift"][1]
         nn.init.constant_(last.bias, self.log_size)
         return branches

@@ -51,8 +51,8 @@ class EmbeddingPairing(Pairing):
             "threshold": cfg.MODEL.CORNERNET.TEST.EMBEDDING_THRESHOLD,
         }
 
-    def branches(self, in_channels: int, width: int) -> dict[str, nn.Module]:
-        return {"embedding": OutputBranch(in_channels, width, 1)}
+    def branches(self, in_channels: int, width: int, kernel: int) -> dict[str, nn.Module]:
+        return {"embedding": OutputBranch(in_channels, width, 1, kernel)}
 
     def losses(
         self, values: CornerValues, batch: TargetBatch, norms: Norms, rules: LossRules

@@ -1,6 +1,6 @@
 """network_*.npz: dense maps and inner activations of the full network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,8 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
                 )
     for name, threshold in EMBEDDING_THRESHOLDS.items():
         if name in arrays:
-            yield from _detections(case, name, stacks[-1], threshold, arrays[name])
+            settings = {**DECODE, "embedding_threshold": threshold}
+            yield from detections(case, name, stacks[-1], settings, arrays[name])
 
 
 def check_weights(case: Case, folder: Reference, seed: int, arrays: Arrays) -> Iterator[Check]:
@@ -134,10 +135,10 @@ def check_output(
             yield case.absolute(f"{name} {kind}", sample, values, tolerance)
 
 
-def _detections(
-    case: Case, name: str, maps: Any, threshold: float, want: np.ndarray
+def detections(
+    case: Case, name: str, maps: Any, settings: Mapping[str, Any], want: np.ndarray
 ) -> Iterator[Check]:
-    got = decoded_rows(decode(maps, embedding_threshold=threshold, **DECODE))
+    got = decoded_rows(decode(maps, **settings))
     for image, (ours, theirs) in enumerate(zip(got, want)):
         ours, theirs = (rows[rows[:, 4] > -1] for rows in (ours, theirs))
         ours = match_rows(ours, theirs)

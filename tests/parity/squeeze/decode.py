@@ -1,0 +1,31 @@
+"""decode.npz: boxes decoded from given maps."""
+
+from collections.abc import Iterator
+
+from ..check import Case, Check, guarded
+from ..official.network import decoded_rows
+from ..ours import decode, maps_of
+from ..reference import Arrays, Reference, case_names, under
+from .network import OUTPUTS
+
+
+def run(folder: Reference, file: str) -> Iterator[Check]:
+    arrays = folder.load(file)
+    for name in case_names(arrays):
+        case = Case(file, name)
+        yield from guarded(case, _case(case, under(arrays, name)))
+
+
+def _case(case: Case, want: Arrays) -> Iterator[Check]:
+    decoded = decode(
+        maps_of(want, OUTPUTS),
+        top_k=int(want["K"]),
+        nms_kernel=int(want["kernel"]),
+        embedding_threshold=float(want["ae_threshold"]),
+        max_detections=int(want["num_dets"]),
+    )
+    for image, rows in enumerate(decoded_rows(decoded)):
+        valid = want["valid"][image]
+        yield case.exact(f"valid rows of image {image}", rows[:, 4] > -1, valid)
+        wanted = want["detections"][image]
+        yield case.absolute(f"detections of image {image}", rows[valid], wanted[valid], 1e-5)

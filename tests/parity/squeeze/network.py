@@ -1,0 +1,85 @@
+"""network_*.npz: dense maps and inner activations of the full network."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..check import Case, Check, check_stats, stats
+from ..official import network as official
+from ..reference import Reference, numbered, strided, under
+
+KEYS = "keys.json"
+OUTPUTS = {"heat": "heatmap", "tag": "embedding", "off": "offset"}
+TOLERANCES = {"heat": 1e-3, "tag": 1e-3, "off": 2e-4}
+# Array -> what its decoding changes of the file's own settings.
+DETECTIONS = {
+    "detections": {},
+    "detections_ae5_k200": {"top_k": 200, "max_detections": 200, "embedding_threshold": 5.0},
+}
+# What has no weights of its own, or a norm that is a part of our convolution.
+MODULES = {
+    "hg.pre": "backbone.stem",
+    "hg.hgs": "backbone.stacks",
+    "hg.cnvs": "backbone.out_convs",
+    "hg.inters": "backbone.inters",
+    "hg.inters_": "backbone.inter_convs",
+    "hg.cnvs_": "backbone.remap_convs",
+}
+LAYERS = {"conv_1x1": "expand1x1", "conv_3x3": "expand3x3", "bn1": "squeeze.norm", "bn2": "norm"}
+
+
+def run(folder: Reference, file: str) -> Iterator[Check]:
+    arrays = folder.load(file)
+    seed = int(arrays["weights_seed"])
+    yield from official.check_weights(Case(file, "weights"), folder, seed, arrays)
+    case = Case(file, "x".join(str(side) for side in arrays["image"].shape[1:3]))
+    image = torch.cat([folder.recipe.normalise(image) for image in arrays["image"]])
+    yield from check_stats(case, "input", stats(image), arrays["input_stats"], 1e-5)
+    sample = arrays["input_sub"]
+    yield case.absolute("input sample", strided(image, sample.shape), sample, 1e-5)
+
+    model, _ = folder.model(KEYS, seed)
+    model.eval()
+    inner: dict[str, Any] = {}
+    wanted = {key: x for key, x in under(arrays, "inter").items() if _has_output(key)}
+    official.record(model, wanted, inner, _our_module)
+    with torch.no_grad():
+        stacks = model.corner_maps(image)
+    yield from official.check_inner(case, wanted, inner)
+    for index, want in numbered(arrays, "stack"):
+        for corner in ("tl", "br"):
+            for name, ours in OUTPUTS.items():
+                yield from official.check_output(
+                    case,
+                    f"stack{index}/{corner}_{name}",
+                    stacks[index][corner][ours],
+                    under(want, f"{corner}_{name}"),
+                    TOLERANCES[name],
+                    arrays.get("heat_channels"),
+                )
+    settings = {
+        "top_k": int(arrays["K"]),
+        "nms_kernel": int(arrays["kernel"]),
+        "max_detections": int(arrays["num_dets"]),
+        "embedding_threshold": float(arrays["ae_threshold"]),
+    }
+    for name, changes in DETECTIONS.items():
+        changed = {**settings, **changes}
+        yield from official.detections(case, name, stacks[-1], changed, arrays[name])
+
+
+def _has_output(key: str) -> bool:
+    """Whether our network has it as an output; a norm behind a convolution is inside it."""
+    return not key.rpartition("/")[0].endswith(".conv1")
+
+
+def _our_module(theirs: str) -> str:
+    """Their module's path as ours."""
+    if theirs.startswith(("tl_modules", "br_modules")):
+        corner, _, stack = theirs.partition("_modules.")
+        return f"head.{stack}.{corner}.pool"
+    first, _, rest = theirs.removeprefix("hg.").partition(".")
+    *path, last = rest.split(".")
+    path.append(LAYERS.get(last, last) if path and path[-1].isdigit() else last)
+    return ".".join((MODULES[f"hg.{first}"], *path)).rstrip(".")
