@@ -12,6 +12,7 @@ def add_cornernet_config(cfg: CN) -> None:
     if "HOURGLASS" in cfg.MODEL:
         return
     _add_hourglass(cfg)
+    _add_timm(cfg)
     _add_head(cfg)
     _add_test(cfg)
     _add_input(cfg)
@@ -35,6 +36,20 @@ def _add_hourglass(cfg: CN) -> None:
     cfg.MODEL.HOURGLASS.NORM = "BN"
     # Recompute activations in the backward pass: "none", per "stack", or per residual "block".
     cfg.MODEL.HOURGLASS.RECOMPUTE = "none"
+
+
+def _add_timm(cfg: CN) -> None:
+    """Of MODEL.BACKBONE.NAME "build_timm_fpn_backbone" (modeling/backbones/timm_fpn.py)."""
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "resnet50"  # any model of timm that has features_only
+    # What its weights start from: "" for none, "hub" for those that timm downloads, or a file. Read
+    # only where MODEL.WEIGHTS is empty. INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must be
+    # those of the weights.
+    cfg.MODEL.TIMM.PRETRAINED = "hub"
+    cfg.MODEL.TIMM.OUT_CHANNELS = 128  # of the path back to stride 4, and of its output
+    cfg.MODEL.TIMM.NORM = "BN"  # of that path
+    # Levels (strides 4, 8, 16, 32), with what is before them, that stay as they are.
+    cfg.MODEL.TIMM.FREEZE_AT = 0
 
 
 def _add_head(cfg: CN) -> None:
@@ -173,6 +188,9 @@ def _add_input(cfg: CN) -> None:
 def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAM"  # "ADAM", "ADAMW" or "SGD"; [P] sec. 4.1: Adam, 2.5e-4, batch 49
     cfg.SOLVER.BETAS = [0.9, 0.999]  # of Adam and AdamW; PyTorch's defaults, as in [R]
+    # The rate of the backbone, or of a feature pyramid's bottom-up network alone, is
+    # SOLVER.BASE_LR times this; Mask2Former's key.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Several micro-batches per step: their sum is SOLVER.IMS_PER_BATCH and the losses are
     # normalised over all of them, so that the gradient is the one of the whole batch.
     cfg.SOLVER.GRADIENT_ACCUMULATION = 1

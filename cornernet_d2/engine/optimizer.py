@@ -14,6 +14,9 @@ FULL_MODEL = "full_model"
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build SOLVER.OPTIMIZER, which clips as SOLVER.CLIP_GRADIENTS says, for any training loop.
 
+    The backbone's rate is SOLVER.BACKBONE_MULTIPLIER times the others'; of a feature pyramid only
+    the bottom-up network counts, as the path back starts from nothing.
+
     Weight decay spares normalisation layers and biases as SOLVER.WEIGHT_DECAY_NORM and
     SOLVER.WEIGHT_DECAY_BIAS say. Adam and AdamW run fused: one pass over all parameters.
 
@@ -40,6 +43,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
+    params = _with_backbone_rate(params, model, solver.BACKBONE_MULTIPLIER)
     clip = solver.CLIP_GRADIENTS
     if clip.CLIP_TYPE != FULL_MODEL:
         kind = maybe_add_gradient_clipping(cfg, kind)
@@ -52,3 +56,18 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
         optimizer.register_step_pre_hook(clip_all)
     return optimizer
+
+
+def _with_backbone_rate(groups: list[dict], model: nn.Module, multiplier: float) -> list[dict]:
+    """Parameter groups in which the backbone's parameters have their own rate."""
+    if multiplier == 1:
+        return groups
+    slow = {id(p) for p in getattr(model.backbone, "bottom_up", model.backbone).parameters()}
+    split = []
+    for group in groups:  # Detectron2 makes one of each parameter, or of all that are alike
+        for is_slow in (False, True):
+            params = [p for p in group["params"] if (id(p) in slow) == is_slow]
+            if params:
+                lr = group["lr"] * (multiplier if is_slow else 1)
+                split.append({**group, "params": params, "lr": lr})
+    return split

@@ -1,6 +1,11 @@
 """Backbone, head, losses, decoding and the meta-architecture."""
 
-from .backbones import SqueezeHourglass, build_squeeze_backbone
+from .backbones import (
+    SqueezeHourglass,
+    TimmFPN,
+    build_squeeze_backbone,
+    build_timm_fpn_backbone,
+)
 from .corner_head import CornerHead
 from .cornernet import CornerNet
 from .criterion import CRITERION_REGISTRY, CornerCriterion
@@ -23,6 +28,8 @@ __all__ = [
     "InferenceWithTTA",
     "Pairing",
     "SqueezeHourglass",
+    "TimmFPN",
     "build_hourglass_backbone",
     "build_squeeze_backbone",
+    "build_timm_fpn_backbone",
 ]
