@@ -3,10 +3,11 @@
 Placeholders of a rule: ``{s}`` stack, counted from 0; ``{c}`` corner, ``tl`` or ``br``; ``{H}``
 place of a block inside an hourglass, the same in all code bases (``low2`` once per level, then
 ``up1``, ``low1``, ``low2`` or ``low3`` and the block's number), ``{U}`` of a learned upsampling;
-``{R}`` layer of a residual block, ``{F}`` of a fire block; ``{M}`` convolution or norm of a pair that the code base names (here the norm is part of
-Detectron2's ``Conv2d``); ``{Q}`` the same in a ``Sequential`` that numbers it; ``{m}`` the stack as
-CentripetalNet's authors say it: ``mid_`` for the first of two, nothing for the last; ``{O}`` any
-output of a corner, of whatever pairing. No tensor is split, transposed or merged by any rule.
+``{R}`` layer of a residual block, ``{F}`` of a fire block; ``{M}`` convolution or norm of a pair
+that the code base names (here the norm is part of Detectron2's ``Conv2d``); ``{Q}`` the same in a
+``Sequential`` that numbers it; ``{m}`` the stack as CentripetalNet's authors say it: ``mid_`` for
+the first of two, nothing for the last; ``{O}`` any output of a corner, of whatever pairing. No
+tensor is split, transposed or merged by any rule.
 """
 
 import re

@@ -5,9 +5,9 @@
     python -m tests.parity FOLDER --json report.json
 
 FOLDER holds .npz files as their README describes, of the authors' code, of MMDetection, of
-CentripetalNet or of CornerNet-Squeeze, and there or beside it is the weights.py that they were made with, which is run.
-Which of these it is, its files tell. Exits with 0 if every comparison holds, 1 if one does not, 2
-if there was none.
+CentripetalNet or of CornerNet-Squeeze, and there or beside it is the weights.py that they were made
+with, which is run. Which of these it is, its files tell. Exits with 0 if every comparison holds, 1
+if one does not, 2 if there was none.
 """
 
 import argparse
