@@ -124,7 +124,9 @@ def _split_log(output_dir: str, target: str) -> None:
         return
     for name in ("detectron2", "fvcore", "cornernet_d2"):
         for handler in logging.getLogger(name).handlers:
-            handler.flush()
+            stream = getattr(handler, "stream", None)
+            if os.path.realpath(str(getattr(stream, "name", ""))) == os.path.realpath(path):
+                stream.flush()
     with open(path, "r+b") as log:
         with open(os.path.join(target, LOG), "wb") as old:
             old.write(log.read(start))
