@@ -1,6 +1,7 @@
 """OUTPUT_DIR: one run at a time, nothing lost, and a config.yaml of a run that began."""
 
 import argparse
+import io
 import logging
 import multiprocessing
 import os
@@ -75,6 +76,9 @@ class TestEarlierRun:
         before = {n for n in os.listdir(output) if n not in (".lock", "mine.txt")}
         assert {"config.yaml", "log.txt", "metrics.json", "model_final_ema.pth"} <= before
         logging.getLogger("detectron2").info("last words of the first run")
+        closed = io.StringIO()  # as a notebook leaves them
+        logging.getLogger("fvcore").addHandler(logging.StreamHandler(closed))
+        closed.close()
         begin(tmp_path, "SOLVER.MAX_ITER", 1).train()
         aside = output / "previous_run_1"
         assert set(os.listdir(aside)) == before
