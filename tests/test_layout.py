@@ -28,7 +28,7 @@ ROWS = (
     ("compat",),
     ("checkpoint",),
     ("engine",),
-    ("predictor",),
+    ("diagnosis", "predictor"),
     ("tools",),
 )
 PARTS = [part for row in ROWS for part in row]

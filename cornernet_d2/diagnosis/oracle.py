@@ -1,0 +1,125 @@
+"""What each output of the network costs: AP with the others as they are and that one perfect.
+
+After the error analysis of Law & Deng, "CornerNet", section 4.4, which replaces heat maps and
+offsets; here the pairing as well: whether the right corners are put together.
+"""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from ..canvas import Canvas
+from ..engine.evaluation import build_evaluator
+from ..modeling import CornerNet
+from ..modeling.inference import CornerInference
+from ..modeling.outputs import CORNERS, CornerMaps
+from ..modeling.pairing import EmbeddingPairing, Pairing
+from ..modeling.target_batch import TargetBatch
+
+# What is replaced by the ground truth, row by row.
+ROWS = (
+    (),
+    ("pairing",),
+    ("offset",),
+    ("heatmap",),
+    ("heatmap", "offset"),
+    ("heatmap", "offset", "pairing"),
+)
+METRICS = ("AP", "AP50", "AP75")
+# Cells, along both axes, from an object's corner to a peak that is taken for that corner.
+REACH = 2
+
+
+class GivenMaps:
+    """A model as :class:`CornerInference` takes it, whose maps of its one image are ``maps``."""
+
+    def __init__(self, model: CornerNet, maps: CornerMaps, pairing: Pairing) -> None:
+        self.canvas, self.preprocess_image = model.canvas, model.preprocess_image
+        self.maps, self.pairing = maps, pairing
+
+    def last_maps(self, images: Tensor) -> CornerMaps:
+        return self.maps
+
+
+def perfect_maps(targets: TargetBatch, predicted: CornerMaps) -> CornerMaps:
+    """Maps of one image with every value as the truth wants it.
+
+    Heat maps are the targets'. Offsets are the true ones in the cells of true corners, those
+    predicted elsewhere. Whatever the model's pairing is, the perfect one is by embeddings: the
+    number of the object whose corner is nearest, and NaN, which pairs with nothing, beyond
+    ``REACH`` cells of all corners.
+    """
+    maps = {}
+    heatmaps, _ = targets.heatmaps.dense()
+    for i, corner in enumerate(CORNERS):
+        offset = predicted[corner]["offset"].float().clone()
+        height, width = offset.shape[-2:]
+        cells = targets.cells[:, i]
+        offset.flatten(2)[0][:, cells] = targets.offsets[:, i].T
+        maps[corner] = {
+            "heatmap": heatmaps[:, i].clamp(1e-6, 1 - 1e-6).logit(),
+            "embedding": _nearest(cells, height, width).view(1, 1, height, width),
+            "offset": offset,
+        }
+    return maps
+
+
+def _replaced(
+    model: CornerNet, predicted: CornerMaps, perfect: CornerMaps, names: Sequence[str]
+) -> GivenMaps:
+    """The model with its maps of an image, those of one of ``ROWS`` perfect."""
+    outputs = ["embedding" if name == "pairing" else name for name in names]
+    maps = {
+        corner: {**side, **{name: perfect[corner][name] for name in outputs}}
+        for corner, side in predicted.items()
+    }
+    return GivenMaps(model, maps, EmbeddingPairing() if "pairing" in names else model.pairing)
+
+
+def _nearest(cells: Tensor, height: int, width: int) -> Tensor:
+    """(h * w,) number of the nearest of M flat cells, NaN where none is within REACH."""
+    if not len(cells):
+        return torch.full((height * width,), torch.nan, device=cells.device)
+    every = torch.arange(height * width, device=cells.device)[:, None]
+    rows = (every // width - cells // width).abs()
+    columns = (every % width - cells % width).abs()
+    distance, number = torch.maximum(rows, columns).min(dim=1)
+    return torch.where(distance <= REACH, number.float(), torch.nan)
+
+
+class Oracle:
+    """Evaluates a model once for each of ``ROWS``; a run's own result files stay as they are.
+
+    Args:
+        cfg, name: config and registered dataset, of which the evaluator is made.
+        model: in eval mode.
+        inference: of one scale, without mirror images.
+    """
+
+    def __init__(
+        self, cfg: CfgNode, name: str, model: CornerNet, inference: CornerInference
+    ) -> None:
+        self.model, self.inference = model, inference
+        self.folder = tempfile.TemporaryDirectory()
+        self.evaluators = [build_evaluator(cfg, name, self.folder.name) for _ in ROWS]
+        for evaluator in self.evaluators:
+            evaluator.reset()
+
+    def add(self, x: Mapping, canvas: Canvas, predicted: CornerMaps) -> None:
+        """One image: its dict with "instances" of the truth, its canvas and the model's maps."""
+        targets = self.model.corner_targets([x], canvas)
+        perfect = perfect_maps(TargetBatch.join(targets, self.model.device), predicted)
+        for replaced, evaluator in zip(ROWS, self.evaluators):
+            given = _replaced(self.model, predicted, perfect, replaced)
+            (found,) = self.inference(given, [x["image"]], [(x["height"], x["width"])])
+            evaluator.process([x], [{"instances": found}])
+
+    def results(self) -> list[dict[str, float]]:
+        """The evaluator's box metrics, one dict per entry of ``ROWS``; call it once."""
+        with self.folder, contextlib.redirect_stdout(io.StringIO()):  # a table of COCO's for each
+            return [evaluator.evaluate()["bbox"] for evaluator in self.evaluators]

@@ -1,0 +1,165 @@
+"""What an inference made of one image, stage by stage: corners, pairs, what soft-NMS left.
+
+Letters: P corners of a side, Q pairs that are boxes, D detections. Numbers are NumPy's; places are
+pixels of the output image.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ..canvas import Canvas, Size
+from ..modeling.decode import REJECTED, Pairs
+from ..modeling.inference import Candidates, CornerInference
+from ..modeling.outputs import CornerMaps
+from ..modeling.pairing.base import Corners, CornerValues, LossRules, Match, Norms, Pairing
+from ..modeling.target_batch import TargetBatch
+from .matching import Found
+
+
+class Side(NamedTuple):
+    """The top-k corners of one kind: (P, 2) x, y; (P,) classes; (P,) scores."""
+
+    xy: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+
+class PairTable(NamedTuple):
+    """Every two corners of one class that make a box, whether or not the pairing accepts them.
+
+    Attributes:
+        boxes: (Q, 4).
+        classes: (Q,).
+        corners: (Q, 2), numbers of the top-left and the bottom-right corner.
+        scores: (Q,), what an accepted pair goes into soft-NMS with.
+        accepted: (Q,) bool, by the pairing's rule.
+        kept: (Q,) bool, accepted and among the best of the image (TEST.MAX_PAIRS).
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    corners: np.ndarray
+    scores: np.ndarray
+    accepted: np.ndarray
+    kept: np.ndarray
+
+
+class Stages(NamedTuple):
+    """Attributes:
+    tl, br: the corners.
+    pairs: of them.
+    survivors: after soft-NMS, however many.
+    detections: the result.
+    """
+
+    tl: Side
+    br: Side
+    pairs: PairTable
+    survivors: Found
+    detections: Found
+
+
+class _Recorder(Pairing):
+    """A pairing that keeps what the decoding asked it, and what it answered."""
+
+    def __init__(self, pairing: Pairing) -> None:
+        self.pairing = pairing
+        self.outputs, self.decoded, self.weights = (
+            getattr(pairing, name) for name in ("outputs", "decoded", "weights")
+        )
+
+    def branches(self, in_channels: int, width: int) -> dict[str, nn.Module]:
+        return self.pairing.branches(in_channels, width)
+
+    def losses(
+        self, values: CornerValues, batch: TargetBatch, norms: Norms, rules: LossRules
+    ) -> dict[str, Tensor]:
+        return self.pairing.losses(values, batch, norms, rules)
+
+    def match(
+        self, tl: Corners, br: Corners, *, cell_size: Sequence[float], origin: Tensor | None = None
+    ) -> Match:
+        self.tl, self.br = tl, br
+        self.answer = self.pairing.match(tl, br, cell_size=cell_size, origin=origin)
+        return self.answer
+
+
+@torch.no_grad()
+def trace(
+    inference: CornerInference,
+    pairing: Pairing,
+    maps: CornerMaps,
+    canvas: Canvas,
+    output_size: Size,
+) -> Stages:
+    """Detect as ``inference`` does in the maps of one image, and keep what came between.
+
+    Args:
+        inference: of one scale, without mirror images.
+        pairing: the model's.
+        maps, canvas: of the one image.
+        output_size: (height, width), pixels.
+    """
+    recorder = _Recorder(pairing)
+    decoded = inference.decode(maps, canvas, recorder)
+    sizes = canvas.image_sizes, [output_size]
+    candidates = _candidates(inference.to_image(decoded, canvas))
+    unlimited = copy.copy(inference)
+    unlimited.max_detections = None
+    (detections,) = inference.select(candidates, *sizes)
+    (survivors,) = unlimited.select(candidates, *sizes)
+
+    def to_output(boxes: Tensor) -> np.ndarray:
+        none = boxes.new_zeros(len(boxes))
+        pairs = Pairs(boxes[None], none[None], boxes[None, :, :2], none.long()[None])
+        placed = inference.to_output(_candidates(inference.to_image(pairs, canvas)), *sizes)
+        return placed.boxes.double().cpu().numpy()
+
+    corners = to_output(torch.cat((recorder.tl.xy[0], recorder.br.xy[0]), dim=1))
+    tl, br = (
+        Side(corners[:, 2 * i : 2 * i + 2], *(_array(x[0]) for x in (side.classes, side.scores)))
+        for i, side in enumerate((recorder.tl, recorder.br))
+    )
+    index, scores, accepted = _pairs(recorder)
+    real = decoded.scores[decoded.scores > REJECTED]
+    lowest = real.min() if real.numel() == decoded.scores.numel() else REJECTED
+    xy = torch.cat((recorder.tl.xy[0][index[:, 0]], recorder.br.xy[0][index[:, 1]]), dim=1)
+    fields = index, scores, accepted, accepted & (scores >= lowest)
+    pairs = PairTable(
+        to_output(xy), _array(recorder.tl.classes[0][index[:, 0]]), *(_array(x) for x in fields)
+    )
+    return Stages(tl, br, pairs, found_in(survivors), found_in(detections))
+
+
+def _candidates(pairs: Pairs) -> Candidates:
+    fields = [field[0] for field in pairs]
+    return Candidates(*fields, torch.zeros_like(fields[3]))
+
+
+def _pairs(recorder: _Recorder) -> tuple[Tensor, Tensor, Tensor]:
+    """(Q, 2) corners, (Q,) scores, (Q,) accepted, of one image."""
+    tl, br, answer = recorder.tl, recorder.br, recorder.answer
+    scores = (tl.scores[0][:, None] + br.scores[0]) / 2
+    is_box = (tl.classes[0][:, None] == br.classes[0]) & (scores >= 0)
+    is_box &= (br.xy[0] > tl.xy[0][:, None]).all(dim=-1)
+    index = is_box.nonzero()
+    if answer.weight is not None:
+        scores = scores * answer.weight[0]
+    rows, columns = index.unbind(1)
+    return index, scores[rows, columns], answer.accepted[0][rows, columns]
+
+
+def found_in(instances: Instances) -> Found:
+    """The detections of Instances, as NumPy arrays on the host."""
+    fields = instances.pred_boxes.tensor.double(), instances.scores.double()
+    return Found(*(_array(field) for field in fields), _array(instances.pred_classes))
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().numpy()

@@ -1,0 +1,93 @@
+"""Why a trained model misses objects, and what each output of the network costs in AP.
+
+    python -m cornernet_d2.tools.analyze --config-file CornerNet-BCCD --html report.html \\
+        --opts MODEL.WEIGHTS output/bccd/model_best.pth
+
+Prints the causes of missed objects and false detections, and AP with outputs of the network
+replaced by the truth (Law & Deng, "CornerNet", section 4.4). One scale, without mirror images, on
+the datasets of DATASETS.TEST.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..diagnosis import Analysis, analyze
+from ..diagnosis.oracle import METRICS, ROWS
+from ..diagnosis.page import page
+from ..predictor import build_predictor, load_config
+from . import check_output
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say what is analysed, and where it is written to."""
+    parser.add_argument("--html", type=Path, metavar="FILE", help="report as one page of HTML")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every number of it")
+    parser.add_argument("--overwrite", action="store_true", help="replace these files")
+    parser.add_argument("--gallery", type=int, default=12, help="images shown in the report [12]")
+    parser.add_argument(
+        "--min-score", type=float, default=0.0, help="detections below do not count [0]"
+    )
+    parser.add_argument(
+        "--no-oracle", action="store_true", help="leave out AP with perfect outputs: faster"
+    )
+
+
+def report(analyses: Sequence[Analysis], args: argparse.Namespace) -> None:
+    """Print the tables and write the files that were asked for."""
+    for each in analyses:
+        _print_causes(each)
+        if each.oracle:
+            _print_oracle(each)
+    if args.json:
+        content = {
+            each.name: each.summary.as_dict()
+            | {"oracle": {", ".join(row) or "nothing": r for row, r in zip(ROWS, each.oracle)}}
+            for each in analyses
+        }
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
+    if args.html:
+        args.html.write_text(page(analyses, "Analysis of a CornerNet", args.gallery), "utf-8")
+
+
+def _print_causes(analysis: Analysis) -> None:
+    summary = analysis.summary
+    gains, totals = summary.mended(), summary.totals
+    print(
+        f"{analysis.name + ', AP50 ' + format(100 * summary.ap, '.1f'):40}   count  AP50 if mended"
+    )
+    for kind, total in (("missed", totals["missed"]), ("false", totals["false"])):
+        print(f"{kind:40}{total:8}")
+        for cause, count in getattr(summary, kind).items():
+            print(f"  {cause:38}{count:8}{100 * gains[cause]:+16.1f}")
+
+
+def _print_oracle(analysis: Analysis) -> None:
+    print(f"{analysis.name + ', perfect:':40}" + "".join(f"{metric:>8}" for metric in METRICS))
+    for replaced, results in zip(ROWS, analysis.oracle):
+        values = "".join(f"{results[metric]:8.1f}" for metric in METRICS)
+        print(f"{', '.join(replaced) or 'nothing':40}{values}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="a path, or a shipped config's name")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys")
+    add_report(parser)
+    args = parser.parse_args(argv)
+    for path in (args.html, args.json):
+        if path:
+            check_output(path, args.overwrite)
+    cfg = load_config(args.config_file, args.opts)
+    model = build_predictor(cfg).model
+    settings = {"oracle": not args.no_oracle, "min_score": args.min_score}
+    report([analyze(cfg, model, name, **settings) for name in cfg.DATASETS.TEST], args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""The error analysis: perfect maps decode to the truth, imperfect ones to what the model finds."""
+
+import base64
+import json
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from coco_counts import evaluate
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import Boxes, Instances
+from tiny_run import TINY_NETWORK
+
+from cornernet_d2 import load_config
+from cornernet_d2.diagnosis import FALSE, MISSED, analyze
+from cornernet_d2.diagnosis.oracle import ROWS, perfect_maps
+from cornernet_d2.diagnosis.stages import found_in
+from cornernet_d2.engine import CornerNetTrainer
+from cornernet_d2.modeling.target_batch import TargetBatch
+from cornernet_d2.tools import analyze as tool
+
+NAME = "errors"
+BOXES = [[8, 12, 30, 28], [30, 20, 25, 40], [50, 4, 12, 12]]  # x, y, width, height, pixels
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    """An untrained network, its weights in a file, and two images enlarged by 4/3 to test on."""
+    rng = np.random.RandomState(0)
+    images, annotations = [], []
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), rng.randint(0, 255, (72, 96, 3), np.uint8))
+        images.append({"id": i, "file_name": f"{i}.png", "height": 72, "width": 96})
+        for k, box in enumerate(BOXES[i:]):
+            row = {"id": len(annotations) + 1, "image_id": i, "category_id": k % 2 + 1}
+            row.update(bbox=box, area=box[2] * box[3], iscrowd=0)
+            annotations.append(row)
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    register_coco_instances(NAME, {}, str(tmp_path / "truth.json"), str(tmp_path))
+    cfg = load_config(
+        "CornerNet-Shapes",
+        [*TINY_NETWORK, "MODEL.CORNERNET.NUM_CLASSES", 2, "INPUT.MIN_SIZE_TEST", 96]
+        + ["INPUT.MAX_SIZE_TEST", 128, "DATASETS.TEST", (NAME,), "DATALOADER.NUM_WORKERS", 0]
+        + ["OUTPUT_DIR", str(tmp_path / "output")],
+    )
+    torch.manual_seed(0)
+    model = CornerNetTrainer.build_model(cfg).eval()
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    torch.save({"model": model.state_dict()}, cfg.MODEL.WEIGHTS)
+    yield cfg
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def test_the_command_prints_tables_and_writes_reports(cfg, tmp_path, capsys):
+    config, html, numbers = (tmp_path / name for name in ("config.yaml", "a.html", "a.json"))
+    config.write_text(cfg.dump())
+    argv = ["--config-file", str(config), "--html", str(html), "--json", str(numbers)]
+    assert tool.main(argv) == 0
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()[-len(ROWS) :]
+    table = {line[:40].strip(): [float(value) for value in line[40:].split()] for line in lines}
+    assert list(table) == ["nothing"] + [", ".join(row) for row in ROWS[1:]]
+    assert table["heatmap, offset, pairing"] == [100.0, 100.0, 100.0]
+    assert table["nothing"][0] < 5 and table["heatmap"][1] > table["nothing"][1]
+    assert not (tmp_path / "output" / "inference").exists()
+    assert all(cause in printed for cause in (*MISSED, *FALSE))
+
+    content = json.loads(numbers.read_text())[NAME]
+    assert content["totals"]["objects"] == 5
+    assert sum(content["missed"].values()) == content["totals"]["missed"]
+    assert content["oracle"]["heatmap, offset, pairing"]["AP"] == 100.0
+    _check_page(html.read_text())
+    with pytest.raises(ValueError, match="a.html exists"):
+        tool.main(argv)
+
+
+def _check_page(text):
+    """One well-formed page that fetches nothing, with both tables of causes and pictures."""
+
+    class Reader(HTMLParser):
+        opened, sources, pictures = [], [], []
+
+        def handle_starttag(self, tag, attributes):
+            if tag not in ("meta", "img"):
+                self.opened.append(tag)
+            self.sources += [v for k, v in attributes if k in ("src", "href")]
+
+        def handle_endtag(self, tag):
+            assert self.opened.pop() == tag
+
+    reader = Reader()
+    reader.feed(text)
+    assert not reader.opened and "<script" not in text and "url(" not in text
+    assert all(source.startswith("data:image/") for source in reader.sources)
+    kinds = [source[11:15] for source in reader.sources]
+    assert kinds.count("png;") == 2 and kinds.count("jpeg") >= 1
+    for source in reader.sources:
+        data = np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8)
+        assert min(cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]) >= 100
+    assert all(cause in text for cause in (*MISSED, *FALSE))
+
+
+@pytest.mark.parametrize("overrides", [[], ["MODEL.CORNERNET.TEST.CONVENTION", "official"]])
+def test_counts_are_those_of_the_evaluation(cfg, overrides):
+    """The model's own detections, as pycocotools matches them."""
+    cfg.MODEL.CORNERNET.TEST.FLIP = False
+    cfg.merge_from_list(overrides)
+    model = CornerNetTrainer.build_model(cfg).eval()
+    CornerNetTrainer.load_weights(cfg, model)
+    with open(MetadataCatalog.get(NAME).json_file) as file:
+        rows = json.load(file)["annotations"]
+    _draw_towards(model, rows)
+    loader = CornerNetTrainer.build_test_loader(cfg, NAME)
+    results = [found_in(model([x])[0]["instances"]) for (x,) in loader]
+    expected = CornerNetTrainer.test(cfg, model)["bbox"]
+
+    analysis = analyze(cfg, model, NAME)
+    summary = analysis.summary
+    for image, result in zip(summary.images, results):
+        for ours, theirs in zip(image.found, result):
+            np.testing.assert_array_equal(ours, theirs)
+    assert analysis.oracle[0]["AP"] == pytest.approx(expected["AP"], abs=1e-9)
+    assert analysis.oracle[0]["AP50"] == pytest.approx(expected["AP50"], abs=1e-9)
+    assert 100 * summary.ap == pytest.approx(expected["AP50"], abs=1e-9)
+    evaluation = evaluate(rows, results)
+    assert summary.totals == {"images": 2, **evaluation.counts}
+    assert summary.totals["found"] >= 1  # of a network without training, whose maps are helped
+    assert sum(summary.missed.values()) == summary.totals["missed"]
+    assert sum(summary.false.values()) == summary.totals["false"]
+
+
+def _draw_towards(model, rows):
+    """Make the untrained network find a few objects: heat at the corners of the first image's."""
+    own = model.last_maps
+    cells = [np.array((x, y, x + w, y + h)) / 3 for x, y, w, h in (r["bbox"] for r in rows[:2])]
+
+    def helped(images):
+        maps = own(images)
+        for i, corner in enumerate(("tl", "br")):
+            for number, cell in enumerate(cells):
+                x, y = (int(v) for v in cell[2 * i : 2 * i + 2])
+                maps[corner]["heatmap"][0, number % 2, y, x] += 20
+        return maps
+
+    model.last_maps = helped
+
+
+def test_perfect_maps():
+    cfg = load_config("CornerNet-Shapes")
+    model = CornerNetTrainer.build_model(cfg)
+    instances = Instances((64, 64))
+    instances.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 33.0, 30.0], [16.0, 8.0, 50.0, 47.0]]))
+    instances.gt_classes = torch.tensor([0, 2])
+    targets = model.corner_targets([{"instances": instances}], model.canvas([(64, 64)]))
+    predicted = {c: {"offset": torch.full((1, 2, 16, 16), 7.0)} for c in ("tl", "br")}
+    maps = perfect_maps(TargetBatch.join(targets, torch.device("cpu")), predicted)["tl"]
+    embedding = maps["embedding"][0, 0]
+    # Corners in columns 2 and 4 of row 2: the one between belongs to the first, 2 cells reach.
+    assert embedding[2, :8].nan_to_num(-1).tolist() == [0, 0, 0, 0, 1, 1, 1, -1]
+    assert embedding[5].isnan().all() and embedding[4, 2] == 0
+    assert maps["offset"][0, :, 2, 2].tolist() == [0, 0] and (maps["offset"][0, :, 9] == 7).all()
+    peaks = (maps["heatmap"].sigmoid() > 0.99).nonzero().tolist()
+    assert peaks == [[0, 0, 2, 2], [0, 2, 2, 4]]
+
+
+def test_needs_the_truth(cfg):
+    DatasetCatalog.remove(NAME)
+    DatasetCatalog.register(NAME, lambda: [{"file_name": "0.png"}])
+    with pytest.raises(ValueError, match="errors has images without 'annotations'"):
+        analyze(cfg, None, NAME)
