@@ -61,9 +61,10 @@ def test_the_command_prints_tables_and_writes_reports(cfg, tmp_path, capsys):
     config, html, numbers = (tmp_path / name for name in ("config.yaml", "a.html", "a.json"))
     config.write_text(cfg.dump())
     argv = ["--config-file", str(config), "--html", str(html), "--json", str(numbers)]
+    argv += ["--settings"]
     assert tool.main(argv) == 0
     printed = capsys.readouterr().out
-    lines = printed.splitlines()[-len(ROWS) :]
+    lines = printed.partition("perfect:")[2].splitlines()[1 : len(ROWS) + 1]
     table = {line[:40].strip(): [float(value) for value in line[40:].split()] for line in lines}
     assert list(table) == ["nothing"] + [", ".join(row) for row in ROWS[1:]]
     assert table["heatmap, offset, pairing"] == [100.0, 100.0, 100.0]
@@ -75,6 +76,7 @@ def test_the_command_prints_tables_and_writes_reports(cfg, tmp_path, capsys):
     assert content["totals"]["objects"] == 5
     assert sum(content["missed"].values()) == content["totals"]["missed"]
     assert content["oracle"]["heatmap, offset, pairing"]["AP"] == 100.0
+    assert list(content["AP50_by_setting"]["TOP_K"]) == ["25", "50", "100", "200"]
     _check_page(html.read_text())
     with pytest.raises(ValueError, match="a.html exists"):
         tool.main(argv)
@@ -99,11 +101,56 @@ def _check_page(text):
     assert not reader.opened and "<script" not in text and "url(" not in text
     assert all(source.startswith("data:image/") for source in reader.sources)
     kinds = [source[11:15] for source in reader.sources]
-    assert kinds.count("png;") == 2 and kinds.count("jpeg") >= 1
+    assert kinds.count("png;") == 3 and kinds.count("jpeg") >= 1
     for source in reader.sources:
         data = np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8)
         assert min(cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]) >= 100
     assert all(cause in text for cause in (*MISSED, *FALSE))
+
+
+def test_saved_maps_give_the_same_analysis_without_the_network(cfg, tmp_path):
+    cfg.MODEL.CORNERNET.TEST.FLIP = False
+    model = CornerNetTrainer.build_model(cfg).eval()
+    folder = tmp_path / "maps"
+    first = analyze(cfg, model, NAME, oracle=False, settings=True, save_to=folder)
+    model.last_maps = None  # cannot be called
+    again = analyze(cfg, model, NAME, oracle=False, settings=True, load_from=folder)
+    assert again.summary.as_dict() == first.summary.as_dict()
+    assert again.settings == first.settings
+    (folder / "000001.npz").unlink()
+    with pytest.raises(ValueError, match="000001.npz does not exist: write .* --save-maps"):
+        analyze(cfg, model, NAME, oracle=False, load_from=folder)
+    (folder / "000000.npz").rename(folder / "000001.npz")
+    (folder / "000000.npz").write_bytes((folder / "000001.npz").read_bytes())
+    with pytest.raises(ValueError, match="000001.npz is of 0.png .* where 1.png"):
+        analyze(cfg, model, NAME, oracle=False, load_from=folder)
+
+
+def test_settings_are_what_an_evaluation_with_them_gives(cfg):
+    cfg.MODEL.CORNERNET.TEST.FLIP = False
+    model = CornerNetTrainer.build_model(cfg).eval()
+    CornerNetTrainer.load_weights(cfg, model)
+    with open(MetadataCatalog.get(NAME).json_file) as file:
+        _draw_towards(model, json.load(file)["annotations"])
+    found = analyze(cfg, model, NAME, oracle=False, settings=True)
+    assert {key: list(row) for key, row in found.settings.items()} == {
+        "EMBEDDING_THRESHOLD": [0.1, 0.25, 0.5, 1.0, 2.0],
+        "TOP_K": [25, 50, 100, 200],
+        "NMS_KERNEL": [1, 3, 5, 7],
+        "SOFT_NMS.SIGMA": [0.1, 0.25, 0.5, 1.0],
+    }
+    for key, value in found.used.items():
+        assert found.settings[key][value] == found.summary.ap
+    changes = {
+        "EMBEDDING_THRESHOLD": (model.pairing.__dict__, "threshold", 0.1),
+        "NMS_KERNEL": (model.corner_inference.decoding, "nms_kernel", 7),
+        "SOFT_NMS.SIGMA": (model.corner_inference.soft_nms, "sigma", 0.1),
+    }
+    for key, (place, name, value) in changes.items():
+        used, place[name] = place[name], value
+        expected = CornerNetTrainer.test(cfg, model)["bbox"]["AP50"]
+        assert 100 * found.settings[key][value] == pytest.approx(expected, abs=1e-9), key
+        place[name] = used
 
 
 @pytest.mark.parametrize("overrides", [[], ["MODEL.CORNERNET.TEST.CONVENTION", "official"]])

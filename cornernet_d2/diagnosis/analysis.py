@@ -1,6 +1,7 @@
 """A model through a dataset once: the causes of its errors, and AP with perfect outputs."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,14 +10,14 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.structures import Boxes, Instances
 
-from ..canvas import Canvas
 from ..data import CornerNetDatasetMapper
 from ..data.annotations import boxes_xyxy, is_ignored
 from ..modeling import CornerNet, InferenceWithTTA
-from ..modeling.outputs import CornerMaps
 from .causes import diagnose
 from .matching import Truth
 from .oracle import Oracle
+from .saved_maps import load_maps, save_maps
+from .settings import Settings
 from .stages import trace
 from .summary import Summary
 
@@ -29,11 +30,15 @@ class Analysis(NamedTuple):
         summary: the causes, added up.
         oracle: the evaluator's box metrics, one dict per entry of :data:`.oracle.ROWS`; empty if
             they were not asked for.
+        settings: key of MODEL.CORNERNET.TEST -> value -> AP at an IoU of 0.5, in [0, 1]; likewise.
+        used: the value in use of each of these keys.
     """
 
     name: str
     summary: Summary
     oracle: list[dict[str, float]]
+    settings: dict[str, dict[float, float]]
+    used: dict[str, float]
 
 
 class TruthMapper:
@@ -61,7 +66,15 @@ class TruthMapper:
 
 @torch.no_grad()
 def analyze(
-    cfg: CfgNode, model: CornerNet, name: str, *, oracle: bool = True, min_score: float = 0.0
+    cfg: CfgNode,
+    model: CornerNet,
+    name: str,
+    *,
+    oracle: bool = True,
+    settings: bool = False,
+    min_score: float = 0.0,
+    save_to: Path | None = None,
+    load_from: Path | None = None,
 ) -> Analysis:
     """Diagnose a model on a registered dataset, at one scale and without mirror images.
 
@@ -69,40 +82,55 @@ def analyze(
         cfg: the model's config.
         model: in eval mode.
         name: of the dataset.
-        oracle: evaluate with perfect outputs, too; takes most of the time.
-        min_score: detections below do not count as detections; the oracle does not know of it.
+        oracle: evaluate with perfect outputs, too; takes six decodings an image.
+        settings: try those of :data:`.settings.VALUES`, too; takes 17 decodings an image.
+        min_score: detections below do not count; oracle and settings do not know of it.
+        save_to: folder to write the network's maps to.
+        load_from: folder that they were written to: the network is not run.
 
     Raises:
-        ValueError: the dataset comes without annotations, or names fewer classes than it has.
+        ValueError: the dataset comes without annotations or names another number of classes than
+            the model, or maps are missing.
     """
     dicts = DatasetCatalog.get(name)
     if not all("annotations" in d for d in dicts):
         raise ValueError(f"{name} has images without 'annotations': there is no truth to put in")
+    names = _class_names(cfg, name)
     inference = model.corner_inference
     if isinstance(inference, InferenceWithTTA):
         inference = inference.inference
     table = Oracle(cfg, name, model, inference) if oracle else None
+    trials = Settings(inference, model.pairing, len(names)) if settings else None
     images = []
-    for x, canvas, maps in _maps(cfg, model, dicts):
-        stages = trace(inference, model.pairing, maps, canvas, (x["height"], x["width"]))
+    for number, x in enumerate(_loader(cfg, dicts)):
+        pixels, canvas = model.preprocess_image([x])
+        maps = load_maps(load_from, number, x, model.device) if load_from else None
+        maps = maps or model.last_maps(pixels)
+        if save_to:
+            save_maps(save_to, number, x, maps)
+        size = x["height"], x["width"]
+        stages = trace(inference, model.pairing, maps, canvas, size)
         lowest = inference.soft_nms["min_score"]
         images.append(diagnose(x["truth"], stages, min_score, lowest, x["file_name"]))
         if table:
             table.add(x, canvas, maps)
-    summary = Summary(images, _class_names(cfg, name))
-    return Analysis(name, summary, table.results() if table else [])
-
-
-def _maps(
-    cfg: CfgNode, model: CornerNet, dicts: list[dict]
-) -> Iterator[tuple[dict, Canvas, CornerMaps]]:
-    """Each image's dict with its truth, its canvas and the model's maps."""
-    loader = build_detection_test_loader(
-        dataset=dicts, mapper=TruthMapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS
+        if trials:
+            trials.add(x["truth"], maps, canvas, size)
+    return Analysis(
+        name,
+        Summary(images, names),
+        table.results() if table else [],
+        trials.results() if trials else {},
+        trials.used if trials else {},
     )
-    for (x,) in loader:
-        pixels, canvas = model.preprocess_image([x])
-        yield x, canvas, model.last_maps(pixels)
+
+
+def _loader(cfg: CfgNode, dicts: list[dict]) -> Iterator[dict]:
+    """Each image's dict with its truth."""
+    workers = cfg.DATALOADER.NUM_WORKERS
+    mapper = TruthMapper(cfg)
+    for (x,) in build_detection_test_loader(dataset=dicts, mapper=mapper, num_workers=workers):
+        yield x
 
 
 def _class_names(cfg: CfgNode, name: str) -> list[str]:

@@ -134,6 +134,23 @@ def curve(scores: np.ndarray, is_right: np.ndarray, objects: int) -> Curve:
     return Curve(scores[order], precision, right / objects)
 
 
+def class_curves(
+    scores: np.ndarray, classes: np.ndarray, right: np.ndarray, wanted: np.ndarray, number: int
+) -> list[Curve | None]:
+    """The curves of ``number`` classes; None of a class without objects.
+
+    Args:
+        scores, classes, right: (K,).
+        wanted: the class of each object that is to be found.
+    """
+    counts = np.bincount(wanted, minlength=number)
+    groups = (classes == index for index in range(number))
+    return [
+        curve(scores[mine], right[mine], int(count)) if count else None
+        for mine, count in zip(groups, counts)
+    ]
+
+
 def mean_average_precision(curves: Sequence[Curve | None]) -> float:
     """Mean AP over the classes that have objects (others: None); NaN if none has."""
     values = [each.average_precision() for each in curves if each is not None]

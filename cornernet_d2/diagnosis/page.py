@@ -33,7 +33,7 @@ def page(analyses: Sequence[Analysis], title: str, gallery: int = 12) -> str:
     parts = [f"<h1>{escape(title)}</h1>"]
     for each in analyses:
         parts += [f"<h2>{escape(each.name)}</h2>", *_totals(each.summary), *_causes(each.summary)]
-        parts += [*_oracle(each), *_classes(each.summary), *_parts(each.summary)]
+        parts += [*_oracle(each), *_settings(each), *_classes(each.summary), *_parts(each.summary)]
         parts += _gallery(each.summary, gallery)
     body = "\n".join(parts)
     return (
@@ -86,6 +86,16 @@ def _oracle(analysis: Analysis) -> list[str]:
     return [
         "<h3>With outputs of the network replaced by the truth</h3>",
         _table(("perfect", *METRICS), rows),
+    ]
+
+
+def _settings(analysis: Analysis) -> list[str]:
+    if not analysis.settings:
+        return []
+    caption = "AP50 with one setting of MODEL.CORNERNET.TEST changed; red is the one in use."
+    return [
+        "<h3>Other settings</h3>",
+        _image(pictures.settings(analysis.settings, analysis.used), caption),
     ]
 
 

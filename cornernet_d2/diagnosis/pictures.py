@@ -59,6 +59,24 @@ def precision_recall(curves: Sequence[Curve | None], class_names: Sequence[str])
     return _figure_uri(figure)
 
 
+def settings(table: Mapping[str, Mapping[float, float]], used: Mapping[str, float]) -> str:
+    """AP50 over each setting, the value in use as a disc; a data URI of a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.4 * len(table) + 0.6, 2.8), layout="constrained")
+    every = figure.subplots(1, len(table), sharey=True, squeeze=False)[0]
+    for axes, (key, values) in zip(every, table.items()):
+        heights = [100 * value for value in values.values()]
+        axes.plot(range(len(values)), heights, marker=".", color="#4878a8")
+        place = list(values).index(used[key])
+        axes.plot(place, heights[place], marker="o", markersize=9, color="#c04040")
+        axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+        axes.set_xlabel(key)
+        axes.grid(alpha=0.3)
+    every[0].set_ylabel("AP50")
+    return _figure_uri(figure)
+
+
 def errors(image: ImageDiagnosis, false: np.ndarray, class_names: Sequence[str]) -> str:
     """An image with its objects and errors, as a data URI of a JPEG.
 

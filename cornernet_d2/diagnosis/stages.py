@@ -91,6 +91,20 @@ class _Recorder(Pairing):
 
 
 @torch.no_grad()
+def detect(
+    inference: CornerInference,
+    pairing: Pairing,
+    maps: CornerMaps,
+    canvas: Canvas,
+    output_size: Size,
+) -> Found:
+    """What ``inference`` finds in the maps of one image; arguments as of :func:`trace`."""
+    pairs = inference.to_image(inference.decode(maps, canvas, pairing), canvas)
+    (found,) = inference.select(_candidates(pairs), canvas.image_sizes, [output_size])
+    return found_in(found)
+
+
+@torch.no_grad()
 def trace(
     inference: CornerInference,
     pairing: Pairing,

@@ -10,11 +10,49 @@ from typing import Any
 import numpy as np
 
 from .causes import FALSE, MISSED, ImageDiagnosis
-from .matching import Curve, curve, match, mean_average_precision
+from .matching import (
+    Curve,
+    Found,
+    Matches,
+    Truth,
+    class_curves,
+    curve,
+    match,
+    mean_average_precision,
+)
 
 # Upper bounds of the box's area in pixels^2 (COCO's), and of the objects of an image.
 SIZES = {"small": 32**2, "medium": 96**2, "large": np.inf}
 CROWDING = {"1": 1, "2 to 4": 4, "5 to 9": 9, "10 to 19": 19, "20 and more": np.inf}
+
+
+class Tally:
+    """Detections and objects of many images, as far as curves need them.
+
+    Args:
+        num_classes: C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self._parts: list[tuple[np.ndarray, ...]] = []
+
+    def add(self, truth: Truth, found: Found, matches: Matches) -> None:
+        """One image."""
+        counts = ~matches.ignored
+        right = matches.detections[counts] >= 0
+        wanted = truth.classes[~truth.ignored]
+        self._parts.append((found.scores[counts], found.classes[counts], right, wanted))
+
+    def curves(self) -> list[Curve | None]:
+        """Of each class; None of one without objects."""
+        fields = list(zip(*self._parts)) or [()] * 4
+        kinds = (np.float64, np.int64, bool, np.int64)
+        return class_curves(*map(_joined, fields, kinds), self.num_classes)
+
+    def counts(self) -> tuple[int, int]:
+        """Objects, and those that were found."""
+        return sum(len(x[3]) for x in self._parts), sum(int(x[2].sum()) for x in self._parts)
 
 
 class Summary:
@@ -99,13 +137,8 @@ class Summary:
 
     def _curves(self, chosen: np.ndarray | bool = True) -> list[Curve | None]:
         counts = self._counts & chosen
-        return _class_curves(
-            self._scores[counts],
-            self._classes[counts],
-            self._right[counts],
-            self._wanted,
-            len(self.class_names),
-        )
+        parts = (self._scores[counts], self._classes[counts], self._right[counts])
+        return class_curves(*parts, self._wanted, len(self.class_names))
 
     def by_size(self) -> dict[str, dict[str, float]]:
         """Objects, found and AP by the area of the box; unmatched boxes of other areas are out."""
@@ -129,21 +162,15 @@ class Summary:
         return result
 
     def _part(self, outside: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-        scores, classes, rights, wanted = [], [], [], []
+        tally = Tally(len(self.class_names))
         for x in self.images:
             truth = x.truth._replace(ignored=x.truth.ignored | outside(x.truth.boxes))
             matches = match(x.found, truth)
-            ignored = matches.ignored | ((matches.detections < 0) & outside(x.found.boxes))
-            scores.append(x.found.scores[~ignored])
-            classes.append(x.found.classes[~ignored])
-            rights.append(matches.detections[~ignored] >= 0)
-            wanted.append(truth.classes[~truth.ignored])
-        right = _joined(rights)
-        parts = (_joined(scores, np.float64), _joined(classes, np.int64), right)
-        objects = _joined(wanted, np.int64)
-        curves = _class_curves(*parts, objects, len(self.class_names))
-        ap = mean_average_precision(curves)
-        return {"objects": len(objects), "found": int(right.sum()), "AP50": ap}
+            beside = (matches.detections < 0) & outside(x.found.boxes)
+            tally.add(truth, x.found, matches._replace(ignored=matches.ignored | beside))
+        objects, found = tally.counts()
+        ap = mean_average_precision(tally.curves())
+        return {"objects": objects, "found": found, "AP50": ap}
 
     def confusions(self) -> list[tuple[str, str, int]]:
         """(class of the object, class said, detections), most frequent first."""
@@ -196,18 +223,6 @@ class Summary:
             },
             "confusions": self.confusions(),
         }
-
-
-def _class_curves(
-    scores: np.ndarray, classes: np.ndarray, right: np.ndarray, wanted: np.ndarray, number: int
-) -> list[Curve | None]:
-    """Curves of K detections and M objects by their classes; None of a class without objects."""
-    counts = np.bincount(wanted, minlength=number)
-    groups = (classes == index for index in range(number))
-    return [
-        curve(scores[mine], right[mine], int(count)) if count else None
-        for mine, count in zip(groups, counts)
-    ]
 
 
 def _outside(boxes: np.ndarray, low: float, high: float) -> np.ndarray:

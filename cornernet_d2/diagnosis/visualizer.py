@@ -147,7 +147,7 @@ class CornerNetVisualizer(Visualizer):
         moved = np.abs(corners - places).sum(axis=1) > 0
         best = int(np.argmin(_covered(rectangles, self._taken) + 1e-3 * moved))
         self._taken = np.concatenate((self._taken, rectangles[best : best + 1]))
-        bright = self._change_color_brightness(colour, brightness_factor=0.7)
+        bright = self._change_color_brightness(colour, brightness_factor=0.4)
         return self.draw_text(
             text, tuple(corners[best]), font_size=size, color=bright, horizontal_alignment="left"
         )

@@ -11,8 +11,9 @@ the datasets of DATASETS.TEST.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..diagnosis import Analysis, analyze
 from ..diagnosis.oracle import METRICS, ROWS
@@ -33,6 +34,25 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-oracle", action="store_true", help="leave out AP with perfect outputs: faster"
     )
+    parser.add_argument(
+        "--settings", action="store_true", help="AP50 with other settings of decoding and soft-NMS"
+    )
+    maps = parser.add_mutually_exclusive_group()
+    maps.add_argument("--save-maps", type=Path, metavar="FOLDER", help="keep the network's maps")
+    maps.add_argument(
+        "--maps", type=Path, metavar="FOLDER", help="use them: do not run the network"
+    )
+
+
+def settings(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """The keyword arguments of :func:`.diagnosis.analyze` for the dataset ``name``."""
+    return {
+        "oracle": not args.no_oracle,
+        "settings": args.settings,
+        "min_score": args.min_score,
+        "save_to": args.save_maps and args.save_maps / name,
+        "load_from": args.maps and args.maps / name,
+    }
 
 
 def report(analyses: Sequence[Analysis], args: argparse.Namespace) -> None:
@@ -41,15 +61,23 @@ def report(analyses: Sequence[Analysis], args: argparse.Namespace) -> None:
         _print_causes(each)
         if each.oracle:
             _print_oracle(each)
+        for key, values in each.settings.items():
+            print(f"{each.name + ', AP50 by ' + key:40}")
+            print("  " + "  ".join(f"{value:g}: {100 * ap:.1f}" for value, ap in values.items()))
     if args.json:
         content = {
             each.name: each.summary.as_dict()
             | {"oracle": {", ".join(row) or "nothing": r for row, r in zip(ROWS, each.oracle)}}
+            | {"AP50_by_setting": _percent(each.settings)}
             for each in analyses
         }
         args.json.write_text(json.dumps(content, indent=1) + "\n")
     if args.html:
         args.html.write_text(page(analyses, "Analysis of a CornerNet", args.gallery), "utf-8")
+
+
+def _percent(table: Mapping[str, Mapping[float, float]]) -> dict[str, dict[str, float]]:
+    return {key: {f"{v:g}": 100 * ap for v, ap in row.items()} for key, row in table.items()}
 
 
 def _print_causes(analysis: Analysis) -> None:
@@ -84,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_output(path, args.overwrite)
     cfg = load_config(args.config_file, args.opts)
     model = build_predictor(cfg).model
-    settings = {"oracle": not args.no_oracle, "min_score": args.min_score}
-    report([analyze(cfg, model, name, **settings) for name in cfg.DATASETS.TEST], args)
+    names = cfg.DATASETS.TEST
+    report([analyze(cfg, model, name, **settings(args, name)) for name in names], args)
     return 0
 
 
