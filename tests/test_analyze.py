@@ -153,13 +153,22 @@ def test_settings_are_what_an_evaluation_with_them_gives(cfg):
         place[name] = used
 
 
-@pytest.mark.parametrize("overrides", [[], ["MODEL.CORNERNET.TEST.CONVENTION", "official"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["MODEL.CORNERNET.TEST.CONVENTION", "official"],
+        ["MODEL.CORNERNET.TEST.CONVENTION", "mmdet"],
+        ["MODEL.CORNERNET.PAIRING", "centripetal"],
+        ["MODEL.CORNERNET.TEST.MERGE.ENABLED", True],
+    ],
+)
 def test_counts_are_those_of_the_evaluation(cfg, overrides):
     """The model's own detections, as pycocotools matches them."""
     cfg.MODEL.CORNERNET.TEST.FLIP = False
     cfg.merge_from_list(overrides)
+    torch.manual_seed(0)
     model = CornerNetTrainer.build_model(cfg).eval()
-    CornerNetTrainer.load_weights(cfg, model)
     with open(MetadataCatalog.get(NAME).json_file) as file:
         rows = json.load(file)["annotations"]
     _draw_towards(model, rows)
@@ -193,6 +202,9 @@ def _draw_towards(model, rows):
             for number, cell in enumerate(cells):
                 x, y = (int(v) for v in cell[2 * i : 2 * i + 2])
                 maps[corner]["heatmap"][0, number % 2, y, x] += 20
+                if "shift" in maps[corner]:
+                    size = torch.from_numpy(cell[2:] - cell[:2])
+                    maps[corner]["shift"][0, :, y, x] = (size / 2).log()
         return maps
 
     model.last_maps = helped
