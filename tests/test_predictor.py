@@ -1,8 +1,9 @@
 """A model in a file alone: what is saved with it, and what is found with it."""
 
 import json
-import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -155,10 +156,30 @@ def test_safetensors(predictor: cornernet_d2.Predictor, tmp_path: Path) -> None:
     assert again.class_names == NAMES
     assert_same(again(picture()), predictor(picture()))
     file = tmp_path / "hub" / "model.safetensors"
-    shutil.copy(file, tmp_path / "cut.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="model.safetensors is damaged"):
         cornernet_d2.load(tmp_path / "hub")
+
+
+def test_a_name_on_the_hub(
+    predictor: cornernet_d2.Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library is stood for by the one function that is used of it."""
+    pytest.importorskip("safetensors")
+    predictor.save_pretrained(tmp_path)
+
+    def download(name: str, file: str) -> str:
+        if name != "someone/ants":
+            raise OSError("404\nno such repository")
+        return str(tmp_path / file)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=download))
+    assert cornernet_d2.load("someone/ants", "cpu").class_names == NAMES
+    with pytest.raises(CheckpointError, match="someone/bees is neither here nor on the hub: 404$"):
+        cornernet_d2.load("someone/bees")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match="pip install huggingface_hub"):
+        cornernet_d2.load("someone/ants")
 
 
 class TestMemory:
