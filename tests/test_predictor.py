@@ -19,8 +19,16 @@ from test_checkpoint_formats import tiny_state
 from tiny_run import tiny_network, train
 
 import cornernet_d2
-from cornernet_d2.checkpoint import CheckpointError, CornerNetCheckpointer, save_torch_file
-from cornernet_d2.predictor import memory, tiling
+from cornernet_d2.checkpoint import (
+    CONVENTIONS,
+    Checkpoint,
+    CheckpointError,
+    CornerNetCheckpointer,
+    build_config,
+    save_torch_file,
+)
+from cornernet_d2.checkpoint.conventions import to_config
+from cornernet_d2.predictor import build, memory, tiling
 from cornernet_d2.predictor.images import network_size
 from cornernet_d2.tools.convert_checkpoint import convert
 
@@ -123,6 +131,39 @@ def test_files_of_other_code_bases_and_converted_ones(tmp_path: Path) -> None:
     assert second.class_names == ["c", "a"] and second.cfg.MODEL.CORNERNET.NUM_CLASSES == 2
     heat, chosen = (x.model.head[-1].tl.heatmap[1].bias for x in (first, second))
     assert torch.equal(heat[[2, 0]], chosen)
+
+
+@pytest.mark.parametrize(
+    "name, preset",
+    [
+        ("CornerNet-HG104", "default"),
+        ("CornerNet-HG104-official", "official"),
+        ("CornerNet-HG104-mmdet", "mmdet"),
+        ("CornerNet-Squeeze", "default"),
+        ("CornerNet-Squeeze-official", "official"),
+        ("CentripetalNet-HG104", "default"),
+        ("CentripetalNet-HG104-mmdet", "mmdet"),
+        ("CentripetalNet-HG104-official", "centripetalnet"),
+    ],
+)
+def test_the_config_of_weights_alone_is_the_shipped_one(name: str, preset: str) -> None:
+    cfg = cornernet_d2.model_zoo.get_config(name)
+    with torch.device("meta"):
+        model = cornernet_d2.model_zoo.get(name, device="meta")
+    convention = CONVENTIONS[preset]
+    found = build_config(Checkpoint(model.state_dict(), "d2", 0, convention=convention), "file")
+    cfg.merge_from_list([item for pair in to_config(convention).items() for item in pair])
+    assert found.dump() == cfg.dump()
+
+
+def test_a_predictor_downloads_no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of timm's backbone are in the file; without MODEL.WEIGHTS it would get others."""
+    seen = []
+    monkeypatch.setattr(build, "DefaultPredictor", lambda cfg: seen.append(cfg) or 1 / 0)
+    cfg = tiny_network("CornerNet-Shapes", "MODEL.WEIGHTS", "model.pth")
+    with pytest.raises(ZeroDivisionError):
+        build.build_predictor(cfg)
+    assert not seen[0].MODEL.WEIGHTS and not seen[0].MODEL.TIMM.PRETRAINED
 
 
 def test_files_without_config_and_places_without_file(tmp_path: Path) -> None:

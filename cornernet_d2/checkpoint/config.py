@@ -13,16 +13,19 @@ from .conventions import to_config
 from .files import CheckpointError
 from .formats import Checkpoint, notes_of, parse
 
-# The shipped config that computes what a code base does, by its preset; and of CentripetalNet.
+# The shipped config that computes what a code base does: by the kind of network and its preset.
 _CONFIGS = {
-    "default": "CornerNet-HG104",
-    "official": "CornerNet-HG104-official",
-    "mmdet": "CornerNet-HG104-mmdet",
-}
-_CENTRIPETAL_CONFIGS = {
-    "default": "CentripetalNet-HG104",
-    "mmdet": "CentripetalNet-HG104-mmdet",
-    "centripetalnet": "CentripetalNet-HG104-official",
+    "hourglass": {
+        "default": "CornerNet-HG104",
+        "official": "CornerNet-HG104-official",
+        "mmdet": "CornerNet-HG104-mmdet",
+    },
+    "squeeze": {"default": "CornerNet-Squeeze", "official": "CornerNet-Squeeze-official"},
+    "centripetal": {
+        "default": "CentripetalNet-HG104",
+        "mmdet": "CentripetalNet-HG104-mmdet",
+        "centripetalnet": "CentripetalNet-HG104-official",
+    },
 }
 
 
@@ -70,13 +73,18 @@ def build_config(checkpoint: Checkpoint, path: str) -> CfgNode:
             "with --preset, or give its config with --config-file"
         )
     else:
-        centripetal = values.get("MODEL.CORNERNET.PAIRING") == "centripetal"
-        configs = _CENTRIPETAL_CONFIGS if centripetal else _CONFIGS
+        configs = _CONFIGS[_kind(values)]
         cfg = model_zoo.get_config(configs.get(convention.preset, configs["default"]))
     if convention is not None:
         values.update(to_config(convention))
     cfg.merge_from_list([item for pair in values.items() for item in pair])
     return cfg
+
+
+def _kind(values: Mapping[str, Any]) -> str:
+    if values.get("MODEL.CORNERNET.PAIRING") == "centripetal":
+        return "centripetal"
+    return "squeeze" if values["MODEL.BACKBONE.NAME"] == "build_squeeze_backbone" else "hourglass"
 
 
 def _parse(text: Any, path: str) -> CfgNode:

@@ -53,7 +53,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
         CheckpointError: MODEL.WEIGHTS is empty or no file, or its weights are not the model's.
     """
     unloaded = cfg.clone()
-    unloaded.MODEL.WEIGHTS = ""
+    unloaded.MODEL.WEIGHTS, unloaded.MODEL.TIMM.PRETRAINED = "", ""  # both come from the file
     predictor = DefaultPredictor(unloaded)
     CornerNetTrainer.load_weights(cfg, predictor.model)
     return predictor
