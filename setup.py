@@ -233,5 +233,6 @@ setup(
         "timm": ["timm>=1.0"],
         "dev": ["pytest", "hypothesis", "black", "ruff"],
     },
+    entry_points={"console_scripts": ["cornernet = cornernet_d2.tools.command:main"]},
     **compiled_options(),
 )

@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"quickstart: {describe(cfg)}. A line says how long, once 25 of them are done.")
     run(".ci/make_shapes.py")
     run("train_net.py", "--config-file", CONFIG, "--resume")
-    draw = ("-m", "cornernet_d2.tools.contact_sheet", "--config-file", CONFIG)
+    draw = ("-m", "cornernet_d2", "contact-sheet", "--config-file", CONFIG)
     run(*draw, "--predictions", str(predictions), "--output", str(sheet), "--overwrite")
 
     results = last_evaluation(output / "metrics.json")
@@ -89,7 +89,7 @@ predictions     {predictions}
 pictures        {sheet}
 
 draw on a picture of your own:
-  python -m cornernet_d2.tools.predict {weights} FILE --output drawn/
+  cornernet predict {weights} FILE --output drawn/
 train anew: remove {output}""")
 
 

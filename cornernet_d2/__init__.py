@@ -4,10 +4,14 @@ Importing the package registers ``build_hourglass_backbone`` and the ``CornerNet
 in Detectron2's registries, the rules of other code bases in ours, and does nothing else.
 """
 
+import warnings
 from typing import Any
 
 try:
-    import detectron2  # noqa: F401
+    with warnings.catch_warnings():
+        # Detectron2 compiles functions with what PyTorch calls deprecated: no news for a user.
+        warnings.filterwarnings("ignore", "`torch.jit.script", category=FutureWarning)
+        import detectron2.modeling  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "cornernet_d2 is a plugin for Detectron2, which cannot be imported. Run `make setup` in a "

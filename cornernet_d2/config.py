@@ -158,6 +158,9 @@ def _add_test(cfg: CN) -> None:
 
 
 def _add_input(cfg: CN) -> None:
+    # Datasets to register at the start, by name: {NAME: {FORMAT: "coco", ANNOTATIONS: file, IMAGES:
+    # folder}}; all keys are explained in data/files.py.
+    cfg.DATASETS.FILES = CN(new_allowed=True)
     cfg.INPUT.CORNERNET = CN()
     # Random square crop of SIZE times one of SCALES, then resized to SIZE [R].
     cfg.INPUT.CORNERNET.CROP = CN()

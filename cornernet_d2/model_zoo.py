@@ -1,15 +1,21 @@
 """Shipped configs and their models by name, as ``detectron2.model_zoo`` does it for its own."""
 
+import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import IO
 
 import torch
+import yaml
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 from torch import nn
 
 from .config import add_cornernet_config
+from .data.files import register_files
 
 
 def get_config_file(name: str) -> str:
@@ -48,14 +54,71 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
     if trained:
         raise ValueError(
             f"no trained weights are published for {name!r}. Convert a published checkpoint with "
-            "`python -m cornernet_d2.tools.convert_checkpoint SRC DST` and set MODEL.WEIGHTS to DST"
+            "`cornernet convert SRC DST` and set MODEL.WEIGHTS to DST"
         )
     path = get_config_file(name)
     if path.endswith(".py"):
         return LazyConfig.load(path)
+    return _read(path)
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """:func:`read_config`, with the CPU as MODEL.DEVICE where no GPU is."""
+    cfg = read_config(config_file, opts)
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Reads a yaml config and registers its DATASETS.FILES.
+
+    Args:
+        config_file: a path, or a name that :func:`get_config_file` knows. So may be the `_BASE_` of
+            a file.
+        opts: alternating keys and values that override the file.
+
+    Raises:
+        ValueError: neither such a file nor such a name; a LazyConfig; or a key, a value or a base
+            that cannot be.
+    """
+    path = config_file if os.path.isfile(config_file) else get_config_file(config_file)
+    if not path.endswith((".yaml", ".yml")):
+        raise ValueError(f"{config_file} is not a yaml config")
+    cfg = _read(path)
+    try:
+        cfg.merge_from_list(list(opts))
+    except (AssertionError, KeyError) as error:  # yacs raises them for what users write
+        raise ValueError(str(error.args[0])) from error
+    register_files(cfg)
+    return cfg
+
+
+class _NamedBases(CfgNode):
+    """Reads `_BASE_: CornerNet-HG104.yaml` from the shipped configs where no file is called so."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        if not PathManager.isfile(filename):
+            try:
+                filename = get_config_file(os.path.basename(filename))
+            except ValueError as error:
+                raise ValueError(f"_BASE_ {filename} is no file, and {error}") from error
+        return PathManager.open(filename, "r")
+
+
+def _read(path: str) -> CfgNode:
     cfg = get_cfg()
     add_cornernet_config(cfg)
-    cfg.merge_from_file(path)
+    try:
+        content = _NamedBases.load_yaml_with_base(path, allow_unsafe=False)
+        cfg.merge_from_other_cfg(CfgNode(content or {}))
+    except (AssertionError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+        # yacs and yaml raise them for what users write
+        reason = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
+        raise ValueError(f"{path}: {reason}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return cfg
 
 

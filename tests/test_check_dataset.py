@@ -9,7 +9,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from cornernet_d2.tools import check_dataset
+from cornernet_d2.tools import command
 from tests.benchmarks import data as benchmark
 
 
@@ -39,12 +39,17 @@ def make_set(tmp_path):
             )
         )
         paths.append(str(path))
-        return ["--annotations", str(path), "--image-root", str(tmp_path)]
+        return ["--data", str(path), "--images", str(tmp_path)]
 
     yield make
     for path in paths:
-        DatasetCatalog.pop(path, None)
-        MetadataCatalog.pop(path, None)
+        name = Path(path).stem + "_train"
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
+
+
+def check(*arguments: str) -> int:
+    return command.main(["check", *arguments])
 
 
 def ceiling(output: str) -> dict[str, float]:
@@ -58,7 +63,7 @@ def test_clean_set_reaches_one(make_set, capsys):
         [(3.3, 5.7, 20, 20.5, 1, 0), (80, 80, 30, 3, 1, 0), (0, 60, 50, 50, 2, 1)],
         [],
     ]
-    assert check_dataset.main([*make_set(boxes), "--read-images"]) == 0
+    assert check(*make_set(boxes), "--read-images") == 0
     output = capsys.readouterr().out
     assert "objects: 4, and 1 crowd or ignored regions; per image 0 to 2" in output
     assert "images without: 1" in output
@@ -75,7 +80,7 @@ def test_collisions_lower_the_ceiling(make_set, capsys):
     boxes = [
         (8, 8, 40, 40, 1, 0), (9, 9, 80, 80, 1, 0), (100, 8, 30, 30, 1, 0), (100, 60, 30, 30, 1, 0)
     ]  # fmt: skip
-    assert check_dataset.main(make_set([boxes], ("cat",))) == 0
+    assert check(*make_set([boxes], ("cat",))) == 0
     output = capsys.readouterr().out
     assert "of 4 objects in 1 images: 2 share a corner cell" in output
     values = ceiling(output)
@@ -85,28 +90,28 @@ def test_collisions_lower_the_ceiling(make_set, capsys):
 
 def test_more_objects_than_corners_lower_the_ceiling(make_set, capsys):
     boxes = [(8 + 20 * i, 8, 10, 10, 1, 0) for i in range(4)]
-    arguments = [*make_set([boxes], ("cat",)), "--opts", "MODEL.CORNERNET.TEST.TOP_K", "2"]
-    assert check_dataset.main(arguments) == 0
+    arguments = [*make_set([boxes], ("cat",)), "MODEL.CORNERNET.TEST.TOP_K", "2"]
+    assert check(*arguments) == 0
     output = capsys.readouterr().out
     assert "1 images have more than TOP_K 2" in output
     assert ceiling(output)["AR100"] == pytest.approx(0.5)
 
 
 def test_faults_end_with_status_1(make_set, capsys):
-    assert check_dataset.main(make_set([[(10, 10, -5, 5, 1, 0)]] * 30)) == 1
+    assert check(*make_set([[(10, 10, -5, 5, 1, 0)]] * 30)) == 1
     output = capsys.readouterr().out
     assert "cannot be trained on: 30 problems" in output and "and 10 more" in output
     assert "0.png (image id 1), annotation 0" in output and "ceiling" not in output
 
 
 def test_class_count_of_the_config_is_checked(make_set, capsys):
-    arguments = [*make_set([[(10, 10, 5, 5, 1, 0)]]), "--opts", "MODEL.CORNERNET.NUM_CLASSES", "80"]
-    assert check_dataset.main(arguments) == 1
+    arguments = [*make_set([[(10, 10, 5, 5, 1, 0)]]), "MODEL.CORNERNET.NUM_CLASSES", "80"]
+    assert check(*arguments) == 1
     assert "has 2 classes (cat, dog), the model 80" in capsys.readouterr().out
 
 
 def test_set_without_objects_is_refused(make_set, capsys):
-    assert check_dataset.main(make_set([[], []])) == 1
+    assert check(*make_set([[], []])) == 1
     assert "set0.json: 'annotations' is empty" in capsys.readouterr().out
 
 
@@ -115,9 +120,9 @@ def test_no_coco_file_is_one_line(tmp_path, content, capsys):
     path = tmp_path / "a.json"
     if content is not None:
         path.write_text(content)
-    assert check_dataset.main(["--annotations", str(path)]) == 1
-    output = capsys.readouterr().out.splitlines()
-    assert sum("a.json" in line for line in output[1:]) == 1
+    assert check("--data", str(path)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a.json" in line
 
 
 def test_what_is_put_right_on_loading_is_said(make_set, capsys):
@@ -128,20 +133,24 @@ def test_what_is_put_right_on_loading_is_said(make_set, capsys):
         obj["id"] = i
         del obj["area"], obj["iscrowd"]
     path.write_text(json.dumps(data))
-    assert check_dataset.main(arguments) == 0
+    assert check(*arguments) == 0
     output = capsys.readouterr().out
     for note in ("COCO's evaluation takes 0 for no match", "have no number as area", "no iscrowd"):
         assert f"{path}: " in output and note in output
 
 
-def test_unknown_names_are_one_line():
-    with pytest.raises(SystemExit, match="check_dataset: no dataset 'nowhere' is registered"):
-        check_dataset.main(["nowhere"])
-
-
-def test_needs_a_set():
-    with pytest.raises(SystemExit, match="--annotations"):
-        check_dataset.main([])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nowhere"], "cornernet check: no dataset 'nowhere' is registered"),
+        ([], "cornernet check: give --data"),
+        (["a", "--data", "b"], "not both"),
+    ],
+)
+def test_what_is_not_there_is_one_line(arguments, message, capsys):
+    assert check(*arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_benchmark_compares_the_same_work(capsys):

@@ -25,7 +25,7 @@ from cornernet_d2.checkpoint import (
     save_torch_file,
 )
 from cornernet_d2.checkpoint.key_maps import sort_keys
-from cornernet_d2.tools.convert_checkpoint import expected_shapes
+from cornernet_d2.tools.convert import expected_shapes
 
 KEYS = Path(__file__).parent / "fixtures" / "reference" / "keys_tiny.json"
 # The authors' code under a current PyTorch: its 1,128 keys, and the 948 without counters that

@@ -17,7 +17,7 @@ from cornernet_d2 import model_zoo
 from cornernet_d2.data.coco import check_files, coco_problems, load_dataset, read_coco, repair
 from cornernet_d2.data.validation import dataset_problems
 from cornernet_d2.engine.evaluation import build_evaluator
-from cornernet_d2.tools import check_dataset
+from cornernet_d2.tools import command
 
 NAME = "coco_files_test"
 
@@ -264,6 +264,8 @@ def test_the_report_survives_what_the_mutations_leave(folder, seed, capsys):
         if isinstance(parent, dict) and last in parent:
             parent[last] = [1, "x", None, -5.5][rng.randint(4)]
     (folder / "report.json").write_text(json.dumps(data))
-    arguments = ["--annotations", str(folder / "report.json"), "--image-root", str(folder)]
-    assert check_dataset.main(arguments) in (0, 1)
-    assert "report.json" in capsys.readouterr().out
+    arguments = ["--data", str(folder / "report.json"), "--images", str(folder)]
+    assert command.main(["check", *arguments]) in (0, 1)
+    output = capsys.readouterr()
+    assert "report" in output.out + output.err and output.err.count("cornernet check: ") <= 1
+    assert "--debug" not in output.err  # that would be an error of ours

@@ -12,7 +12,8 @@ from test_checkpoint_formats import tiny_config, tiny_state
 from cornernet_d2.checkpoint import CheckpointError, load_torch_file
 from cornernet_d2.checkpoint.class_heads import select_classes
 from cornernet_d2.checkpoint.conventions import CONVENTIONS, to_config
-from cornernet_d2.tools.convert_checkpoint import convert, main
+from cornernet_d2.tools import command
+from cornernet_d2.tools.convert import convert
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
@@ -90,11 +91,14 @@ class TestConversion:
         assert weights["backbone.stem.0.weight"].dtype == torch.float16
 
     def test_command_line(self, tmp_path, source, capsys):
-        assert main([str(source), str(tmp_path / "a.pth"), "--from", "princeton"]) == 0
+        assert (
+            command.main(["convert", str(source), str(tmp_path / "a.pth"), "--from", "princeton"])
+            == 0
+        )
         assert "keys matched                       378" in capsys.readouterr().out
-        assert main([str(source), str(tmp_path / "a.pth")]) == 1
+        assert command.main(["convert", str(source), str(tmp_path / "a.pth")]) == 1
         assert "a.pth exists" in capsys.readouterr().err
-        assert main([str(source), str(tmp_path / "a.pth"), "--overwrite"]) == 0
+        assert command.main(["convert", str(source), str(tmp_path / "a.pth"), "--overwrite"]) == 0
 
 
 class TestConvention:
@@ -187,7 +191,9 @@ class TestClasses:
     def test_names_from_a_file(self, tmp_path, source):
         (tmp_path / "names.txt").write_text("\n".join(NAMES))
         args = [str(source), str(tmp_path / "a.pth"), "--classes", "eel, ant"]
-        assert main([*args, "--source-classes", str(tmp_path / "names.txt")]) == 0
+        assert (
+            command.main(["convert", *args, "--source-classes", str(tmp_path / "names.txt")]) == 0
+        )
         assert torch.load(tmp_path / "a.pth")["cornernet_d2"]["classes"] == ["eel", "ant"]
 
 

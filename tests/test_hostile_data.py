@@ -246,7 +246,7 @@ def test_boxes_that_are_there_twice_are_named_and_trained(photo, caplog):
 
 def test_long_lists_are_cut_short(photo):
     bad = record(photo, annotations=[annotation([9, 0, 1, 1])] * 25)
-    with pytest.raises(ValueError, match="and 15 more; .*check_dataset"):
+    with pytest.raises(ValueError, match="and 15 more; .*cornernet check"):
         validate_dataset([bad], CLASSES)
 
 

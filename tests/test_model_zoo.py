@@ -44,7 +44,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("function", [model_zoo.get, model_zoo.get_config])
 def test_trained_weights_are_refused_with_the_way_to_get_them(function: object) -> None:
-    with pytest.raises(ValueError, match="convert_checkpoint"):
+    with pytest.raises(ValueError, match="cornernet convert"):
         function("CornerNet-HG104", trained=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 from tiny_run import TINY_NETWORK
 
 from cornernet_d2 import load_config
-from cornernet_d2.tools import overfit
+from cornernet_d2.tools import command, overfit
 
 TINY = list(map(str, TINY_NETWORK[:-2]))  # the classes are those of the data
 TINY += ["INPUT.MIN_SIZE_TRAIN", "(0,)", "INPUT.MIN_SIZE_TEST", "0"]
@@ -34,20 +34,17 @@ def dataset(tmp_path):
     return path
 
 
-def test_trains_on_the_first_images_with_objects(dataset, tmp_path, capsys, monkeypatch):
-    arguments = ["overfit", "--annotations", str(dataset), "--image-root", str(tmp_path)]
-    arguments += ["--number", "2", "OUTPUT_DIR", str(tmp_path / "output"), *TINY]
-    monkeypatch.setattr("sys.argv", arguments)
-    overfit.main()
+def test_trains_on_the_first_images_with_objects(dataset, tmp_path, capsys):
+    arguments = ["overfit", "--data", str(dataset), "--number", "2"]
+    assert command.main([*arguments, "OUTPUT_DIR", str(tmp_path / "output"), *TINY]) == 0
     assert "on the 2 training images" in capsys.readouterr().out
     assert (tmp_path / "output" / "model_final.pth").is_file()
 
 
-def test_images_without_objects_are_refused(dataset, tmp_path):
-    content = json.loads(dataset.read_text())
-    dataset.write_text(json.dumps({**content, "annotations": []}))
+def test_images_without_objects_are_refused(monkeypatch):
+    monkeypatch.setattr(overfit.DatasetCatalog, "get", lambda name: [{"annotations": []}])
     with pytest.raises(ValueError, match="no image with an object"):
-        overfit.register_first(dataset, tmp_path, 8)
+        overfit.register_first("empty", 8)
 
 
 def test_config_trains_without_chance():

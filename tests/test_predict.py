@@ -5,6 +5,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -21,10 +22,21 @@ from tiny_run import tiny_network
 
 from cornernet_d2 import build_predictor, class_names, load, load_config, model_zoo
 from cornernet_d2.checkpoint import CornerNetCheckpointer
-from cornernet_d2.tools import contact_sheet, predict
+from cornernet_d2.tools import command, contact_sheet, predict
 from cornernet_d2.visualize import draw_instances
 
 CONFIG = "CornerNet-Shapes"
+
+
+def _main(module: ModuleType, name: str, arguments: list[str]) -> None:
+    """`cornernet NAME ARGUMENTS`, whose error ends the program with its text."""
+    args = command.parse(module, name, arguments)
+    try:
+        module.run(args)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{name}: {error}") from error
+
+
 FEW = ("TEST.DETECTIONS_PER_IMAGE", "8")  # drawing takes the time
 
 
@@ -51,7 +63,9 @@ def photos(tmp_path: Path) -> Path:
 
 def _run(*arguments: object, weights: str, config: str = CONFIG) -> None:
     flags = ["--config-file", config, *map(str, arguments)]
-    predict.main([*flags, "--confidence-threshold", "0", "--opts", "MODEL.WEIGHTS", weights, *FEW])
+    _main(
+        predict, "predict", [*flags, "--confidence-threshold", "0", "MODEL.WEIGHTS", weights, *FEW]
+    )
 
 
 def _make_video(path: Path, frames: int = 3) -> None:
@@ -200,7 +214,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _sheet(*arguments: object, dataset: str, weights: str = "") -> None:
     flags = ["--config-file", CONFIG, "--dataset", dataset, *map(str, arguments)]
-    contact_sheet.main([*flags, "--opts", "MODEL.WEIGHTS", weights, *FEW])
+    _main(contact_sheet, "contact-sheet", [*flags, "MODEL.WEIGHTS", weights, *FEW])
 
 
 def test_contact_sheet_pairs_truth_with_the_results_of_the_evaluator(
@@ -268,7 +282,7 @@ class TestFiles:
     """The command on a file that holds its config."""
 
     def run(self, *arguments: object) -> None:
-        predict.main([*map(str, arguments)])
+        _main(predict, "predict", [*map(str, arguments)])
 
     def test_json_table_and_crops_of_chosen_classes(
         self, photos: Path, tmp_path: Path, model: str
@@ -384,5 +398,5 @@ class TestFiles:
     )
     def test_what_makes_no_sense_is_refused(self, arguments: tuple[str, ...]) -> None:
         with pytest.raises(SystemExit) as error:
-            predict.main(list(arguments))
-        assert error.value.code == 2
+            _main(predict, "predict", list(arguments))
+        assert error.value.code == 2 or str(error.value).startswith("predict: ")

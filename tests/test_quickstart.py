@@ -39,7 +39,7 @@ def test_the_steps_and_the_report(
     assert [command[:2] for command in commands] == [
         [".ci/make_shapes.py"],
         ["train_net.py", "--config-file"],
-        ["-m", "cornernet_d2.tools.contact_sheet"],
+        ["-m", "cornernet_d2"],
     ]
     assert "--resume" in commands[1]
     printed = capsys.readouterr().out

@@ -35,7 +35,7 @@ class CornerNetCheckpointer(DetectionCheckpointer):
 
     Detectron2's ``DefaultPredictor`` makes a plain ``DetectionCheckpointer``, whatever the model;
     for files that only this class reads, use :func:`cornernet_d2.build_predictor`, or
-    convert them once with ``python -m cornernet_d2.tools.convert_checkpoint``.
+    convert them once with ``cornernet convert``.
 
     Args:
         model, save_dir, checkpointables: as in DetectionCheckpointer.
@@ -180,7 +180,7 @@ class CornerNetCheckpointer(DetectionCheckpointer):
             return
         raise CheckpointError(
             message + ". To use them with other pixels on purpose, restate the file's convention: "
-            "python -m cornernet_d2.tools.convert_checkpoint SRC DST --preset NAME"
+            "cornernet convert SRC DST --preset NAME"
         )
 
 

@@ -216,7 +216,7 @@ def validate_dataset(
     Arguments are those of :func:`dataset_problems`, and the dataset's name for messages.
 
     Raises:
-        ValueError: naming the first faults; ``tools.check_dataset`` lists all.
+        ValueError: naming the first faults; ``cornernet check`` lists all.
     """
     problems = dataset_problems(
         dataset_dicts,
@@ -241,8 +241,5 @@ def refuse_fatal(problems: Sequence[Problem], name: str, use: str = "trained on"
 def _listed(problems: Sequence[Problem]) -> str:
     lines = [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
-        lines.append(
-            f"  and {len(problems) - SHOWN} more; `python -m cornernet_d2.tools.check_dataset` "
-            "lists all"
-        )
+        lines.append(f"  and {len(problems) - SHOWN} more; `cornernet check` lists all")
     return "\n".join(lines)

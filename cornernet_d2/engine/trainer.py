@@ -1,6 +1,8 @@
 """CornerNetTrainer: Detectron2's DefaultTrainer with what a long CornerNet run needs."""
 
+import contextlib
 import copy
+import io
 import logging
 import weakref
 from typing import Any
@@ -206,6 +208,17 @@ class CornerNetTrainer(DefaultTrainer):
         """Evaluate on DATASETS.TEST, the images shared among the processes."""
         self._last_eval_results = self.test(self.cfg, self.model_to_evaluate())
         return self._last_eval_results
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> dict[str, Any]:
+        """As Detectron2's; what COCO's code prints goes to the log, which has the table anyway."""
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            results = super().test(cfg, model, evaluators)
+        logging.getLogger("detectron2.evaluation").info("Printed:\n%s", printed.getvalue())
+        return results
 
     @classmethod
     def load_weights(cls, cfg: CfgNode, model: nn.Module, resume: bool = False) -> bool:

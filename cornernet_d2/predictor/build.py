@@ -1,37 +1,14 @@
 """From a config and a file of weights to Detectron2's own predictor."""
 
-import os
 from collections.abc import Sequence
 
-import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
-from .. import model_zoo
-from ..config import add_cornernet_config
 from ..engine import CornerNetTrainer
+from ..model_zoo import load_config
 
-
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Reads a config for use of a trained model; the device falls back to the CPU.
-
-    Args:
-        config_file: a path, or a name that :func:`cornernet_d2.model_zoo.get_config_file` knows.
-        opts: alternating keys and values that override the file.
-
-    Raises:
-        ValueError: neither such a file nor such a name; a LazyConfig; or an unknown key.
-    """
-    path = config_file if os.path.isfile(config_file) else model_zoo.get_config_file(config_file)
-    if not path.endswith((".yaml", ".yml")):
-        raise ValueError(f"{config_file} is not a yaml config")
-    cfg = get_cfg()
-    add_cornernet_config(cfg)
-    cfg.merge_from_file(path)
-    override(cfg, opts)
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    return cfg
+__all__ = ["build_predictor", "load_config", "override"]
 
 
 def override(cfg: CfgNode, opts: Sequence[object]) -> None:

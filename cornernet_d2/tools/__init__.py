@@ -1,4 +1,8 @@
-"""Command line tools, ``python -m cornernet_d2.tools.NAME``; the pieces that several share."""
+"""The command ``cornernet`` (command.py), a module a subcommand, and the pieces that they share.
+
+A subcommand's module has ``add_arguments(parser)`` and ``run(args) -> int``, the exit status; its
+docstring is what ``--help`` prints.
+"""
 
 from pathlib import Path
 

@@ -1,7 +1,6 @@
 """Why a trained model misses objects, and what each output of the network costs in AP.
 
-    python -m cornernet_d2.tools.analyze --config-file CornerNet-BCCD --html report.html \\
-        --opts MODEL.WEIGHTS output/bccd/model_best.pth
+    cornernet analyze output/bccd/model_best.pth --html report.html
 
 Prints the causes of missed objects and false detections, and AP with outputs of the network
 replaced by the truth (Law & Deng, "CornerNet", section 4.4). One scale, without mirror images, on
@@ -10,7 +9,6 @@ the datasets of DATASETS.TEST.
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ from typing import Any
 from ..diagnosis import Analysis, analyze
 from ..diagnosis.oracle import METRICS, ROWS
 from ..diagnosis.page import page
-from ..predictor import build_predictor, load_config
+from ..predictor import build_predictor
 from . import check_output
+from .options import add_data, add_model, model_config
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
@@ -99,23 +98,18 @@ def _print_oracle(analysis: Analysis) -> None:
         print(f"{', '.join(replaced) or 'nothing':40}{values}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, help="a path, or a shipped config's name")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_data(parser)
     add_report(parser)
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
     for path in (args.html, args.json):
         if path:
             check_output(path, args.overwrite)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = model_config(args)
     model = build_predictor(cfg).model
     names = cfg.DATASETS.TEST
     report([analyze(cfg, model, name, **settings(args, name)) for name in names], args)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """Draw predictions beside ground truth for some images of a dataset, on one sheet.
 
-    python -m cornernet_d2.tools.contact_sheet --config-file CornerNet-Shapes \\
-        --opts MODEL.WEIGHTS output/shapes/model_final.pth
-    python -m cornernet_d2.tools.contact_sheet --config-file CornerNet-Shapes \\
+    cornernet contact-sheet --config-file CornerNet-Shapes \\
+        MODEL.WEIGHTS output/shapes/model_final.pth
+    cornernet contact-sheet --config-file CornerNet-Shapes \\
         --predictions output/shapes/inference/shapes_val/coco_instances_results.json
 
 Each pair shows the ground truth on the left and the predictions on the right.
@@ -10,7 +10,6 @@ Each pair shows the ground truth on the left and the predictions on the right.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from cornernet_d2.predictor import build_predictor, class_names, load_config
+from cornernet_d2.model_zoo import load_config
+from cornernet_d2.predictor import build_predictor, class_names
 from cornernet_d2.tools import check_output
+from cornernet_d2.tools.options import add_config
 from cornernet_d2.visualize import draw_boxes, draw_instances, grid, side_by_side
 
 Predict = Callable[[dict[str, Any], np.ndarray], Instances]
@@ -111,11 +112,8 @@ def draw_sheet(
     return grid(pairs, columns)
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, help="path, or name of a shipped config")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
     parser.add_argument("--dataset", help="a registered dataset [first of DATASETS.TEST]")
     parser.add_argument("--predictions", help="coco_instances_results.json [run the model]")
     parser.add_argument("--number", type=int, default=12, help="images [%(default)s]")
@@ -123,36 +121,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--confidence-threshold", type=float, default=0.4, help="[%(default)s]")
     parser.add_argument("--output", type=Path, help="[OUTPUT_DIR/contact_sheet.png]")
     parser.add_argument("--overwrite", action="store_true", help="replace a file at --output")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="config KEY VALUE pairs, at the end"
-    )
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
     if args.number < 1 or args.columns < 1:
-        parser.error("--number and --columns must be at least 1")
-    return args
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Command line; see the head of this file."""
-    args = parse(argv)
-    try:
-        cfg = load_config(args.config_file, args.opts)
-        output = args.output or Path(cfg.OUTPUT_DIR) / "contact_sheet.png"
-        check_output(output, args.overwrite)
-        dataset = args.dataset or (cfg.DATASETS.TEST or ("",))[0]
-        if dataset not in DatasetCatalog.list():
-            raise ValueError(f"dataset {dataset!r} is not registered: set --dataset")
-        items, names = DatasetCatalog.get(dataset), class_names(cfg)
-        predict = from_results(args.predictions, dataset) if args.predictions else from_model(cfg)
-        sheet = draw_sheet(
-            items, predict, args.number, args.columns, args.confidence_threshold, names
-        )
-        if not cv2.imwrite(str(output), sheet[..., ::-1]):
-            raise ValueError(f"{output} could not be written")
-    except (ValueError, OSError) as error:
-        sys.exit(f"contact_sheet: {error}")
+        raise ValueError("--number and --columns must be at least 1")
+    if not args.config_file:
+        raise ValueError("give --config-file NAME")
+    cfg = load_config(args.config_file, args.opts)
+    output = args.output or Path(cfg.OUTPUT_DIR) / "contact_sheet.png"
+    check_output(output, args.overwrite)
+    dataset = args.dataset or (cfg.DATASETS.TEST or ("",))[0]
+    if dataset not in DatasetCatalog.list():
+        raise ValueError(f"dataset {dataset!r} is not registered: set --dataset")
+    items, names = DatasetCatalog.get(dataset), class_names(cfg)
+    predict = from_results(args.predictions, dataset) if args.predictions else from_model(cfg)
+    sheet = draw_sheet(items, predict, args.number, args.columns, args.confidence_threshold, names)
+    if not cv2.imwrite(str(output), sheet[..., ::-1]):
+        raise ValueError(f"{output} could not be written")
     print(f"ground truth (left) and predictions (right): {output}")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

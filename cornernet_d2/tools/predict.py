@@ -1,20 +1,16 @@
 """Draw what a trained model finds on images, folders of images, a video or a webcam.
 
-    predict model.pth photos/ a.jpg --output drawn/ --json found.json
-    predict model.pth in.mp4 --output out.mp4
-    predict model.pth --webcam
+    cornernet predict model.pth photos/ a.jpg --output drawn/ --json found.json
+    cornernet predict model.pth in.mp4 --output out.mp4
+    cornernet predict model.pth --webcam
 
 The file of a trained model has its config and its class names in it. Without --output and the
-other files, pictures are shown in a window. As in Detectron2's own demo, a config may be given:
-
-    predict --config-file CornerNet-HG104 --input photos/ --output drawn/ \\
-        --opts MODEL.WEIGHTS model.pth
+other files, pictures are shown in a window. A config may be given in its place.
 
 Names that begin with a dash come last, after "--".
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -33,6 +29,7 @@ from cornernet_d2.predictor.results import (
 )
 from cornernet_d2.predictor.video import VIDEO_ENDINGS, drawn_frames, open_capture, write_video
 from cornernet_d2.tools import check_output
+from cornernet_d2.tools.options import add_config
 from cornernet_d2.visualize import draw_instances
 
 WINDOW = "CornerNet detections"
@@ -202,14 +199,11 @@ def _video_target(args: argparse.Namespace) -> Path:
     return target
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", nargs="?", metavar="MODEL", help="file of a trained model, or its folder")
     add("inputs", nargs="*", metavar="INPUT", help="images and folders of images, or one video")
-    add("--config-file", help="path, or name of a shipped config, instead of the file's own")
+    add_config(parser)
     add("--input", nargs="+", default=[], help="the same as INPUT")
     add("--video-input", help="a video file")
     add("--webcam", action="store_true", help="take frames from a webcam")
@@ -224,40 +218,23 @@ def get_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=4, help="images at a time [%(default)s]")
     add("--tile", type=int, help="see larger images in tiles of so many pixels a side")
     add("--device", default="auto", help="cpu, cuda, ... [a GPU if there is one]")
-    add("--opts", nargs=argparse.REMAINDER, default=[], help="config KEY VALUE pairs, at the end")
-    return parser
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    end = argv.index("--") if "--" in argv else len(argv)
-    parser = get_parser()
-    args = parser.parse_intermixed_args(argv[:end])
-    args.inputs += args.input + argv[end + 1 :]
+def run(args: argparse.Namespace) -> int:
+    """Draw on images or a video, and write the tables that are asked for."""
+    args.inputs += args.input
     if args.config_file is None and args.model is None:
-        parser.error("the file of a trained MODEL is needed, or --config-file")
+        raise ValueError("the file of a trained MODEL is needed, or --config-file")
     videos = [name for name in args.inputs if Path(name).suffix.lower() in VIDEO_ENDINGS]
     if videos and len(args.inputs) == 1 and not args.video_input and not args.webcam:
         args.video_input, args.inputs = args.inputs[0], []
     if bool(args.inputs) + bool(args.video_input) + args.webcam != 1:
-        parser.error("give images and folders, or one video, or --webcam")
+        raise ValueError("give images and folders, or one video, or --webcam")
     if not 0 <= args.confidence_threshold <= 1:
-        parser.error(f"--confidence-threshold {args.confidence_threshold} is not in [0, 1]")
+        raise ValueError(f"--confidence-threshold {args.confidence_threshold} is not in [0, 1]")
     if args.batch_size < 1 or (args.tile is not None and args.tile < 32):
-        parser.error("--batch-size must be at least 1, --tile at least 32")
+        raise ValueError("--batch-size must be at least 1, --tile at least 32")
     if not args.inputs and (args.json or args.csv or args.crops or args.tile):
-        parser.error("--json, --csv, --crops and --tile are for images")
-    return args
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Command line; see the head of this file."""
-    args = parse(argv)
-    try:
-        (run_images if args.inputs else run_video)(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"predict: {error}")
-
-
-if __name__ == "__main__":
-    main()
+        raise ValueError("--json, --csv, --crops and --tile are for images")
+    (run_images if args.inputs else run_video)(args)
+    return 0

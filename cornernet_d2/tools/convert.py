@@ -1,8 +1,8 @@
 """Convert CornerNet checkpoints between code bases, without loss.
 
-    python -m cornernet_d2.tools.convert_checkpoint CornerNet_500000.pkl cornernet.pth
-    python -m cornernet_d2.tools.convert_checkpoint model_final.pth model.pkl --to princeton
-    python -m cornernet_d2.tools.convert_checkpoint SRC pets.pth --classes dog,cat,bird
+    cornernet convert CornerNet_500000.pkl cornernet.pth
+    cornernet convert model_final.pth model.pkl --to princeton
+    cornernet convert SRC pets.pth --classes dog,cat,bird
 
 Reads princeton-vl/CornerNet, CornerNet-Lite's CornerNet, MMDetection 2.x and 3.x and our own
 files, running no code that a file may hold. The result notes the input that the weights expect.
@@ -11,7 +11,6 @@ files, running no code that a file may hold. The result notes the input that the
 import argparse
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -223,12 +222,7 @@ def _names(text: str) -> list[str]:
     return [name for name in names if name]
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cornernet_d2.tools.convert_checkpoint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("destination", metavar="DST")
     parser.add_argument("--from", dest="source_format", choices=("auto", *FORMATS), default="auto")
@@ -241,23 +235,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--allow-new-classes", action="store_true")
     parser.add_argument("--drop-left-over", action="store_true")
     parser.add_argument("--overwrite", action="store_true")
-    return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 1 after an error that was printed."""
-    args = vars(get_parser().parse_args(argv))
+def run(args: argparse.Namespace) -> int:
+    """Convert, and print what was done."""
+    settings = {key: value for key, value in vars(args).items() if key != "debug"}
     start = time.perf_counter()
-    try:
-        report = convert(args.pop("source"), args.pop("destination"), **args)
-    except (CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    report = convert(settings.pop("source"), settings.pop("destination"), **settings)
     report.append(("time", f"{time.perf_counter() - start:.1f} s"))
     for title, value in report:
         print(f"{title:<34} {value}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

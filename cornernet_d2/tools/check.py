@@ -1,7 +1,7 @@
 """Report on a dataset before hours are spent on it.
 
-    python -m cornernet_d2.tools.check_dataset NAME ... [--config-file FILE] [--opts KEY VALUE ...]
-    python -m cornernet_d2.tools.check_dataset --annotations FILE.json --image-root FOLDER
+    cornernet check --data FOLDER | data.yaml | train.json
+    cornernet check NAME ... --config-file FILE         registered datasets
 
 What is in it, what is wrong with it, and the ceiling: the AP that ground truth itself reaches when
 it goes through corner targets and decoding, which no training can beat. The exit status is 1 if
@@ -12,15 +12,13 @@ import argparse
 import contextlib
 import dataclasses
 import io
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -28,47 +26,41 @@ from ..canvas import Canvas
 from ..data import CornerNetDatasetMapper
 from ..data.annotations import boxes_xyxy, is_ignored
 from ..data.coco import load_dataset
+from ..data.files import add_files
 from ..data.reading import image_size
 from ..data.validation import Problem, dataset_problems
+from ..model_zoo import load_config
 from ..modeling.decode import decode_corners
-from ..predictor import load_config
 from ..targets import CornerTargets
+from .options import add_config, add_data, whole_data
 
 LISTED = 20  # classes and problems printed of each kind
 DECODED = 2000  # images read without being asked to: less than half a minute
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    try:
-        cfg = load_config(args.config_file or "CornerNet-HG104", args.opts)
-        names = args.names or list(cfg.DATASETS.TRAIN if args.config_file else ())
-        if args.annotations:
-            names = [args.annotations]
-            for catalog in (DatasetCatalog, MetadataCatalog):
-                catalog.pop(args.annotations, None)
-            register_coco_instances(args.annotations, {}, args.annotations, args.image_root)
-        if not names:
-            raise ValueError("name a registered dataset, or give --annotations and --image-root")
-        return max(_report(name, cfg, args) for name in names)
-    except ValueError as error:
-        raise SystemExit(f"check_dataset: {error}") from error
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="registered datasets")
-    parser.add_argument("--annotations", help="COCO json of a dataset that is not registered")
-    parser.add_argument("--image-root", default="", help="folder of the json's images")
-    parser.add_argument("--config-file", help="default: CornerNet-HG104 for any classes")
+    add_data(parser)
+    add_config(parser)
     parser.add_argument(
         "--read-images", action="store_true", help=f"decode every image, not only {DECODED:,}"
     )
     parser.add_argument("--max-images", type=int, default=1000, help="images for the ceiling")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys")
-    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 1 if a dataset cannot be trained on."""
+    if args.names and args.data:
+        raise ValueError("give --data or names of registered datasets, not both")
+    cfg = load_config(args.config_file or "CornerNet-HG104", args.opts)
+    if args.data:
+        files = whole_data(args)
+        add_files(cfg, files)
+        args.names = list(files)
+    names = args.names or list(cfg.DATASETS.TRAIN if args.config_file else ())
+    if not names:
+        raise ValueError("give --data PATH, --config-file, or the name of a registered dataset")
+    return max(_report(name, cfg, args) for name in names)
 
 
 def _report(name: str, cfg: CfgNode, args: argparse.Namespace) -> int:
@@ -246,7 +238,3 @@ def _spread(values: np.ndarray) -> str:
         return "none"
     low, middle, high = np.percentile(values, [0, 50, 100])
     return f"{low:.0f} to {high:.0f}, median {middle:.0f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
