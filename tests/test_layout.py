@@ -22,10 +22,10 @@ AIDS = [
 # of one row do not know one another. The package's __init__ may import everything.
 ROWS = (
     ("config", "layers", "canvas", "visualize"),
-    ("heatmaps", "model_zoo"),
+    ("heatmaps",),
     ("targets",),
     ("data", "modeling"),
-    ("compat",),
+    ("compat", "model_zoo"),
     ("checkpoint",),
     ("engine",),
     ("diagnosis", "predictor"),
