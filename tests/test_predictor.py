@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cornernet_d2.tools.convert import convert
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
@@ -31,6 +30,7 @@ from cornernet_d2.checkpoint import (
 from cornernet_d2.checkpoint.conventions import to_config
 from cornernet_d2.predictor import build, memory, tiling
 from cornernet_d2.predictor.images import network_size
+from cornernet_d2.tools.convert import convert
 
 NAMES = ["ant", "bee", "cat"]
 
