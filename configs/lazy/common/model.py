@@ -25,6 +25,7 @@ model = L(CornerNet)(
     num_classes=80,
     head_width=256,
     pool_width=128,
+    head_kernel=3,
     norm="${.backbone.norm}",
     criterion=L(CornerCriterion)(
         alpha=2.0,
