@@ -20,10 +20,11 @@ except ImportError as error:
 
 from . import compat, data, model_zoo, modeling  # noqa: F401
 from .config import add_cornernet_config
+from .prepare import prepare_for_inference
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "add_cornernet_config", "model_zoo"]
+__all__ = ["__version__", "add_cornernet_config", "model_zoo", "prepare_for_inference"]
 _LAZY = ("Predictor", "build_predictor", "class_names", "load", "load_config")
 __all__ += _LAZY
 

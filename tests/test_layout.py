@@ -26,7 +26,7 @@ ROWS = (
     ("targets",),
     ("data", "modeling"),
     ("compat", "model_zoo"),
-    ("checkpoint",),
+    ("checkpoint", "prepare"),
     ("engine",),
     ("diagnosis", "predictor"),
     ("tools",),

@@ -16,8 +16,11 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     coco_evaluation,
 )
+from torch import nn
 
 from ..data.coco import repair
+from ..modeling import CornerNet
+from ..prepare import prepare_for_inference
 
 
 class FasterCOCOEvaluator(COCOEvaluator):
@@ -64,6 +67,13 @@ def build_evaluator(
         truth.createIndex()
         logging.getLogger(__name__).warning("%s: %s", dataset_name, "; ".join(notes))
     return evaluator
+
+
+def tested_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """What is evaluated for ``model``: with MODEL.CORNERNET.TEST.FAST a prepared copy of it."""
+    if cfg.MODEL.CORNERNET.TEST.FAST and isinstance(model, CornerNet):
+        return prepare_for_inference(model)
+    return model
 
 
 def _has_compiled_detectron2() -> bool:

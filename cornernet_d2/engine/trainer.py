@@ -25,7 +25,7 @@ from ..checkpoint import CheckpointError
 from ..data import CornerNetDatasetMapper
 from .checkpointer import TrainingCheckpointer
 from .ema import averaged_weights, build_ema
-from .evaluation import build_evaluator
+from .evaluation import build_evaluator, tested_model
 from .events import build_writers
 from .guards import LossSpikeReporter, NonFiniteGuard, freeze_unreached
 from .hooks import (
@@ -249,6 +249,16 @@ class CornerNetTrainer(DefaultTrainer):
         model.load_state_dict(averaged_weights(rest["ema"]), strict=False)
         logger.info("Evaluating the averaged weights")
         return True
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
+        """DefaultTrainer's; with MODEL.CORNERNET.TEST.FAST of a faster copy of the model."""
+        return super().test(cfg, tested_model(cfg, model), evaluators)
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
 from ..engine import CornerNetTrainer
+from ..engine.evaluation import tested_model
 from ..model_zoo import load_config
 
 __all__ = ["build_predictor", "load_config", "override"]
@@ -26,6 +27,9 @@ def override(cfg: CfgNode, opts: Sequence[object]) -> None:
 def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     """Makes Detectron2's predictor, with weights of any published format, averaged if there are.
 
+    With MODEL.CORNERNET.TEST.FAST its model is a prepared one, see
+    :func:`cornernet_d2.prepare_for_inference`.
+
     Raises:
         CheckpointError: MODEL.WEIGHTS is empty or no file, or its weights are not the model's.
     """
@@ -33,4 +37,5 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     unloaded.MODEL.WEIGHTS, unloaded.MODEL.TIMM.PRETRAINED = "", ""  # both come from the file
     predictor = DefaultPredictor(unloaded)
     CornerNetTrainer.load_weights(cfg, predictor.model)
+    predictor.model = tested_model(cfg, predictor.model)
     return predictor
