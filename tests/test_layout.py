@@ -28,7 +28,7 @@ ROWS = (
     ("compat", "model_zoo"),
     ("checkpoint", "prepare"),
     ("engine",),
-    ("diagnosis", "predictor"),
+    ("diagnosis", "export", "predictor"),
     ("tools",),
 )
 PARTS = [part for row in ROWS for part in row]
