@@ -213,10 +213,13 @@ class CornerNetTrainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
-        """As Detectron2's; what COCO's code prints goes to the log, which has the table anyway."""
+        """As Detectron2's; with MODEL.CORNERNET.TEST.FAST of a faster copy of the model.
+
+        What COCO's code prints goes to the log, which has the table anyway.
+        """
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            results = super().test(cfg, model, evaluators)
+            results = super().test(cfg, tested_model(cfg, model), evaluators)
         logging.getLogger("detectron2.evaluation").info("Printed:\n%s", printed.getvalue())
         return results
 
@@ -249,16 +252,6 @@ class CornerNetTrainer(DefaultTrainer):
         model.load_state_dict(averaged_weights(rest["ema"]), strict=False)
         logger.info("Evaluating the averaged weights")
         return True
-
-    @classmethod
-    def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: list[DatasetEvaluator] | None = None,
-    ) -> dict[str, Any]:
-        """DefaultTrainer's; with MODEL.CORNERNET.TEST.FAST of a faster copy of the model."""
-        return super().test(cfg, tested_model(cfg, model), evaluators)
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
