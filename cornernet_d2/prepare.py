@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .hardware import hardware_precision
 from .modeling import CornerNet
 from .modeling.corner_head import OutputBranch
 
@@ -52,19 +53,8 @@ def prepare_for_inference(
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """The dtype that a device has fast matrix instructions for; float32 where there are none.
-
-    What a machine only emulates is slower than float32, on a CPU many times.
-    """
-    if device.type == "cuda":
-        major, _ = torch.cuda.get_device_capability(device)
-        return torch.bfloat16 if major >= 8 else torch.float16
-    if device.type == "cpu":
-        # Names that torch keeps to itself, and may drop: then float32 is right, only slower.
-        for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-            if getattr(torch.cpu, probe, bool)():
-                return torch.bfloat16
-    return torch.float32
+    """See :func:`.hardware.hardware_precision`; float32 where it knows nothing faster."""
+    return hardware_precision(str(device))[0] or torch.float32
 
 
 def _resolve(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

@@ -20,7 +20,7 @@ from cornernet_d2.export.detector import Detector, without_views
 from cornernet_d2.export.parity import blurred_noise, match
 from cornernet_d2.export.soft_nms import soft_nms_scan
 from cornernet_d2.modeling.soft_nms import batched_soft_nms
-from cornernet_d2.tools.export import main
+from cornernet_d2.tools.command import main
 
 ROOT = Path(__file__).parent.parent
 MAX_SIDE = 96
@@ -226,14 +226,15 @@ def test_the_command_writes_file_and_report(tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     cfg = tiny_network("CornerNet-HG104", *SMALL)
+    config = ["--config-file", str(tmp_path / "config.yaml")]
     (tmp_path / "config.yaml").write_text(cfg.dump())
     torch.save({"model": model().state_dict()}, tmp_path / "model.pth")
     weights = str(tmp_path / "model.pth")
-    assert main([weights, "--max-side", str(MAX_SIDE)]) == 0
+    assert main(["export", weights, *config, "--max-side", str(MAX_SIDE)]) == 0
     assert "equal: box" in capsys.readouterr().out
     report = json.loads((tmp_path / "model.onnx.parity.json").read_text())
     assert report["passed"] and report["score"] < 1e-4 and report["max_side"] == str(MAX_SIDE)
-    assert main([weights]) == 1
+    assert main(["export", weights, *config]) == 1
     assert "model.onnx exists" in capsys.readouterr().err
-    assert main([str(tmp_path / "other.pth"), "--output", str(tmp_path / "b.onnx")]) == 1
+    assert main(["export", str(tmp_path / "other.pth"), "--output", str(tmp_path / "b.onnx")]) == 1
     assert "other.pth" in capsys.readouterr().err

@@ -21,7 +21,7 @@ AIDS = [
 # The whole package, part by part. A part imports from earlier rows and from itself, no other: those
 # of one row do not know one another. The package's __init__ may import everything.
 ROWS = (
-    ("config", "layers", "canvas", "visualize"),
+    ("config", "layers", "canvas", "visualize", "hardware"),
     ("heatmaps",),
     ("targets",),
     ("data", "modeling"),

@@ -9,7 +9,6 @@ from tiny_run import tiny_network
 from torch import nn
 
 import cornernet_d2
-from cornernet_d2 import model_zoo
 from cornernet_d2.engine import CornerNetTrainer
 from cornernet_d2.prepare import fastest_dtype
 
@@ -100,9 +99,3 @@ def test_evaluation_follows_the_key(fast, monkeypatch):
     CornerNetTrainer.test(cfg, plain)
     assert len(plain.head) == 2 and (len(tested[0].head) == 1) == fast
     assert (tested[0] is plain) != fast
-
-
-def test_presets_of_other_code_bases_are_not_prepared():
-    for preset in ("CornerNet-HG104-official", "CornerNet-HG104-mmdet"):
-        assert not model_zoo.get_config(preset).MODEL.CORNERNET.TEST.FAST
-    assert model_zoo.get_config("CornerNet-HG104").MODEL.CORNERNET.TEST.FAST

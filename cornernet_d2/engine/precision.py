@@ -1,7 +1,9 @@
-"""Which arithmetic a machine is good at."""
+"""Which arithmetic a training computes in."""
 
 import torch
 from detectron2.config import CfgNode
+
+from ..hardware import hardware_precision
 
 PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": None}
 AUTO = "auto"
@@ -27,28 +29,6 @@ def choose_precision(cfg: CfgNode) -> tuple[torch.dtype | None, str]:
     if amp.PRECISION != AUTO:
         return PRECISIONS[amp.PRECISION], "SOLVER.AMP.PRECISION"
     return hardware_precision(cfg.MODEL.DEVICE)
-
-
-def hardware_precision(device: str) -> tuple[torch.dtype | None, str]:
-    """The fastest dtype that ``device`` has instructions for, None for float32, and why.
-
-    What a machine only emulates is slower than float32, on a CPU many times.
-    """
-    if device.startswith("cuda") and torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability(device)
-        if major >= 8:
-            return torch.bfloat16, f"the GPU is of compute capability {major}.{minor}"
-        return torch.float16, f"the GPU, of compute capability {major}.{minor}, has no bfloat16"
-    if device.startswith(("cpu", "cuda")):
-        # Names that torch keeps to itself, and may drop: then float32 is right, only slower.
-        for probe, name in (
-            ("_is_amx_tile_supported", "AMX"),
-            ("_is_avx512_bf16_supported", "AVX512-BF16"),
-        ):
-            if getattr(torch.cpu, probe, bool)():
-                return torch.bfloat16, f"the CPU has {name}"
-        return None, "the CPU has neither AMX nor AVX512-BF16"
-    return None, f"nothing is known of the device {device}"
 
 
 def precision_name(dtype: torch.dtype | None) -> str:

@@ -79,14 +79,21 @@ class Detector(nn.Module):
 
     def decode(self, maps: CornerMaps, images: Tensor, pixels: Tensor) -> Pairs:
         """Pairs of corners inside the images, boxes in cells."""
-        inside = []
+        inside, cell_size = [], []
         for axis in (-2, -1):
             border, ratio = self._axis(images, pixels, axis, maps["tl"]["heatmap"].shape[axis])
             cells = torch.arange(maps["tl"]["heatmap"].shape[axis], device=images.device)
             first = (border * ratio).floor()
             inside.append((cells >= first) & (cells <= (border + images.shape[axis]) * ratio))
+            cell_size.append(1 / ratio)
         where = (inside[0][:, None] & inside[1]).expand(images.shape[0], -1, -1)
-        return decode_corners(maps, **self.inference.decoding, inside=where)
+        return decode_corners(
+            maps,
+            **self.inference.decoding,
+            inside=where,
+            pairing=self.model.pairing,
+            cell_size=cell_size[::-1],
+        )
 
     def to_image(self, pairs: Pairs, images: Tensor, pixels: Tensor) -> Pairs:
         """Boxes from cells to pixels of the images, clipped; what has no area goes."""

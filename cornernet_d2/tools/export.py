@@ -1,7 +1,7 @@
 """Write a trained model as one file for another runtime, and compare the two.
 
-    python -m cornernet_d2.tools.export model.pth --format onnx --output model.onnx
-    python -m cornernet_d2.tools.export model.pth --config-file CornerNet-BCCD --images photos/
+    cornernet export model.pth --format onnx --output model.onnx
+    cornernet export model.pth --images photos/ --evaluate
 
 The file takes images in 0..255 of any size and gives boxes in their pixels; docs/deploy.md has its
 inputs and outputs. The comparison is printed and written beside it, as FILE.parity.json.
@@ -9,8 +9,6 @@ inputs and outputs. The comparison is printed and written beside it, as FILE.par
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +22,16 @@ from ..export import FORMATS, Artifact, compare, export, report_lines
 from ..export.artifact import MAX_SIDE
 from ..export.detector import without_views
 from ..export.formats import run as load
-from ..predictor import build_predictor, class_names, load_config
+from ..predictor import build_predictor, class_names
 from . import check_output
+from .options import add_model, model_config
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MOST_IMAGES = 20  # of a folder, for the comparison
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="file of trained weights")
-    parser.add_argument(
-        "--config-file",
-        metavar="NAME",
-        help="a path, or a shipped config's name [config.yaml beside the weights]",
-    )
+    add_model(parser)
     parser.add_argument("--format", choices=sorted(FORMATS), default="onnx", help="[%(default)s]")
     parser.add_argument("--output", type=Path, metavar="FILE", help="[MODEL, of another ending]")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
@@ -51,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluate", action="store_true", help="compare the AP on DATASETS.TEST, too"
     )
-    parser.set_defaults(opts=[])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.raw and (args.images or args.evaluate):
         raise ValueError("--raw gives no detections: --images and --evaluate do not go with it")
-    cfg = _config(args)
+    cfg = model_config(args)
     output = args.output or Path(args.model).with_suffix(FORMATS[args.format][0])
     check_output(output, args.overwrite)
     cfg.MODEL.CORNERNET.TEST.FAST = False  # the file computes in float32: compare it with that
@@ -113,31 +106,3 @@ def read_folder(folder: Path, image_format: str) -> list[Tensor]:
         raise ValueError(f"{folder} has no image")
     pixels = [read_file(str(path), image_format) for path in files[:MOST_IMAGES]]
     return [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in pixels]
-
-
-def _config(args: argparse.Namespace) -> CfgNode:
-    beside = Path(args.model).parent / "config.yaml"
-    if not args.config_file and not beside.is_file():
-        raise ValueError(f"{beside} is not there: say with --config-file what the model was")
-    cfg = load_config(args.config_file or str(beside), args.opts)
-    cfg.MODEL.WEIGHTS = args.model
-    return cfg
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the head of this file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, help="config KEY VALUE, at the end")
-    args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except ValueError as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

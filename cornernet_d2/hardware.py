@@ -1,0 +1,25 @@
+"""Which arithmetic a machine is good at."""
+
+import torch
+
+
+def hardware_precision(device: str) -> tuple[torch.dtype | None, str]:
+    """The fastest dtype that ``device`` has instructions for, None for float32, and why.
+
+    What a machine only emulates is slower than float32, on a CPU many times.
+    """
+    if device.startswith("cuda") and torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return torch.bfloat16, f"the GPU is of compute capability {major}.{minor}"
+        return torch.float16, f"the GPU, of compute capability {major}.{minor}, has no bfloat16"
+    if device.startswith(("cpu", "cuda")):
+        # Names that torch keeps to itself, and may drop: then float32 is right, only slower.
+        for probe, name in (
+            ("_is_amx_tile_supported", "AMX"),
+            ("_is_avx512_bf16_supported", "AVX512-BF16"),
+        ):
+            if getattr(torch.cpu, probe, bool)():
+                return torch.bfloat16, f"the CPU has {name}"
+        return None, "the CPU has neither AMX nor AVX512-BF16"
+    return None, f"nothing is known of the device {device}"
