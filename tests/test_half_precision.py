@@ -1,6 +1,8 @@
 """Half precision at its limits: nothing that is computed from float16 logits becomes NaN or inf."""
 
 import itertools
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,15 @@ from tests.strict_device.cases import config, examples, make_dataset, train
 LIMIT = torch.finfo(torch.float16).max  # 65504
 EXTREMES = (-LIMIT, -20.0, -1e-7, 0.0, 1e-7, 20.0, LIMIT)
 CONVENTIONS = ("default", "official", "mmdet")
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """The strict device's runs silence the log and take one thread, for a process of their own."""
+    threads = torch.get_num_threads()
+    yield
+    logging.disable(logging.NOTSET)
+    torch.set_num_threads(threads)
 
 
 def finite(*tensors: Tensor) -> bool:
