@@ -60,7 +60,7 @@ def renamed(arrays):
 
 
 def copy_support(source, target):
-    for path in source.iterdir():
+    for path in (*FIXTURES.glob("*.py"), *source.iterdir()):  # recipes serve several folders
         if path.suffix in (".py", ".json"):
             shutil.copy(path, target)
 
@@ -333,7 +333,7 @@ class TestNetwork:
 
     @pytest.fixture
     def arrays(self, folder, tmp_path):
-        shutil.copy(OFFICIAL / "weights.py", tmp_path)
+        shutil.copy(FIXTURES / "weights.py", tmp_path)
         shutil.copy(OFFICIAL / "keys_tiny.json", tmp_path / "keys.json")
         reference = OfficialReference(str(tmp_path))
         checkpoint = reference.weights("keys.json", 5)

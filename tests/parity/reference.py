@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,8 @@ from torch import nn
 
 from cornernet_d2 import model_zoo
 from cornernet_d2.checkpoint import Checkpoint, infer_architecture, parse
+
+from .check import Case, Check, guarded
 
 Arrays = Mapping[str, np.ndarray]
 # The presets that compute what the references were made with.
@@ -46,7 +48,8 @@ class Reference:
     preset: str
     marks: tuple[str, ...] = ()
     support: tuple[str, ...] = (
-        *("README.md", "manifest.json", "weights.py", "keys*.json", "__pycache__"),
+        *("README.md", "manifest.json", "weights.py", "family_weights.py"),
+        *("keys*.json", "__pycache__"),
     )
 
     def __init__(self, path: str):
@@ -64,10 +67,15 @@ class Reference:
         with np.load(os.path.join(self.path, file), allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
 
+    def path_of(self, file: str) -> str:
+        """Of a file that is in the folder, or beside it for several."""
+        path = os.path.join(self.path, file)
+        return path if os.path.exists(path) else os.path.join(self.path, "..", file)
+
     @property
     def recipe(self) -> ModuleType:
-        """The folder's ``weights.py``: deterministic weights and images. Runs its code."""
-        return _import(os.path.join(self.path, "weights.py"))
+        """``weights.py``: deterministic weights and images. Runs its code."""
+        return _import(self.path_of("weights.py"))
 
     def keys(self, file: str) -> list[dict[str, Any]]:
         """The state dict's entries, in its order: key, shape, and perhaps dtype and kind."""
@@ -124,23 +132,12 @@ class MMDetReference(Reference):
 
     def state_dict(self, keys_file: str, seed: int) -> dict[str, torch.Tensor]:
         with mock.patch.dict(sys.modules, weights=self.recipe):  # which mm_weights.py imports
-            recipe = _import(os.path.join(self.path, "mm_weights.py"))
+            recipe = _import(self.path_of("mm_weights.py"))
         return recipe.make_state_dict(recipe.load_keys(keys_file), seed)
 
 
 class FamilyReference(Reference):
-    """Numbers of CornerNet's successors, whose weights.py and family_weights.py serve all."""
-
-    support = (*Reference.support, "family_weights.py")
-
-    def path_of(self, file: str) -> str:
-        """Of a file that is in the folder, or beside it for all of the family."""
-        path = os.path.join(self.path, file)
-        return path if os.path.exists(path) else os.path.join(self.path, "..", file)
-
-    @property
-    def recipe(self) -> ModuleType:
-        return _import(self.path_of("weights.py"))
+    """Numbers of CornerNet's successors."""
 
     def state_dict(self, keys_file: str, seed: int) -> dict[str, torch.Tensor]:
         with mock.patch.dict(sys.modules, weights=self.recipe):  # which family_weights.py imports
@@ -173,6 +170,19 @@ def _import(path: str) -> ModuleType:
 def case_names(arrays: Arrays, key: str = "cases") -> list[str]:
     """Names of the cases, from the array that lists them."""
     return [str(name) for name in arrays[key]]
+
+
+def each_case(
+    folder: Reference,
+    file: str,
+    compare: Callable[[Case, dict[str, np.ndarray]], Iterator[Check]],
+    key: str = "cases",
+) -> Iterator[Check]:
+    """Checks of every case of a file: ``compare`` gets the case and its arrays."""
+    arrays = folder.load(file)
+    for name in case_names(arrays, key):
+        case = Case(file, name)
+        yield from guarded(case, compare(case, under(arrays, name)))
 
 
 def under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:

@@ -4,17 +4,14 @@ from collections.abc import Iterator
 
 import torch
 
-from ..check import Case, Check, guarded, match_rows, to_array
+from ..check import Case, Check, match_rows, to_array
 from ..ours import canvas_of, decode_on, maps_of, small_model
-from ..reference import Arrays, Reference, case_names, under
+from ..reference import Arrays, Reference, each_case
 from .losses import OUTPUTS, PRESETS
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case, want = Case(file, name), under(arrays, name)
-        yield from guarded(case, _case(case, want))
+    return each_case(folder, file, _case)
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:

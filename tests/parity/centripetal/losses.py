@@ -5,16 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..check import Case, Check, guarded
+from ..check import Case, Check
 from ..ours import CORNERS, maps_of, small_model
 from ..reference import (
     CENTRIPETAL_MMDET,
     CENTRIPETAL_OFFICIAL,
     Arrays,
     Reference,
-    case_names,
+    each_case,
     numbered,
-    under,
 )
 from .targets import make_batch
 
@@ -43,10 +42,7 @@ PRESETS = {"mmdet": CENTRIPETAL_MMDET, "authors": CENTRIPETAL_OFFICIAL}
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case, want = Case(file, name), under(arrays, name)
-        yield from guarded(case, _case(case, want))
+    return each_case(folder, file, _case)
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:

@@ -6,18 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..check import Case, Check, guarded
+from ..check import Case, Check
 from ..ours import CORNERS, TargetBatch, dense, join, shift_targets, small_model
-from ..reference import CENTRIPETAL_MMDET, Arrays, Reference, case_names, under
+from ..reference import CENTRIPETAL_MMDET, Arrays, Reference, each_case
 
 OUTPUTS = {"offset": "offset", "guiding_shift": "guiding_shift", "centripetal_shift": "shift"}
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case, want = Case(file, name), under(arrays, name)
-        yield from guarded(case, _case(case, want))
+    return each_case(folder, file, _case)
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:

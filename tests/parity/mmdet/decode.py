@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..check import Case, Check, guarded, match_rows, to_array
+from ..check import Case, Check, match_rows, to_array
 from ..ours import maps_of, small_model, with_maps
-from ..reference import MMDET, Arrays, Reference, case_names, under
+from ..reference import MMDET, Arrays, Reference, each_case
 from .losses import OUTPUTS
 
 # Rows of the mirror image with its own soft-NMS (3.x): ours merge views before soft-NMS, as 2.x.
@@ -16,10 +16,7 @@ NOT_COMPARED = ("final_tta3",)
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case, want = Case(file, name), under(arrays, name)
-        yield from guarded(case, _case(case, want))
+    return each_case(folder, file, _case)
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:

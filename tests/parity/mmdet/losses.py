@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..check import Case, Check, guarded
+from ..check import Case, Check
 from ..ours import CORNERS, join, maps_of, small_model
-from ..reference import MMDET, Arrays, Reference, case_names, numbered, under
+from ..reference import MMDET, Arrays, Reference, each_case, numbered
 from .targets import make_targets
 
 OUTPUTS = {"heat": "heatmap", "emb": "embedding", "off": "offset"}
@@ -24,10 +24,7 @@ SATURATED = 16.6
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case, want = Case(file, name), under(arrays, name)
-        yield from guarded(case, _case(case, want))
+    return each_case(folder, file, _case)
 
 
 def _is_saturated(want: Arrays) -> bool:

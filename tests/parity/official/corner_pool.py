@@ -6,17 +6,14 @@ import torch
 
 from cornernet_d2.layers import corner_pool
 
-from ..check import Case, Check, guarded
-from ..reference import Arrays, Reference, case_names, under
+from ..check import Case, Check
+from ..reference import Arrays, Reference, each_case
 
 MODES = ("top", "bottom", "left", "right")
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case = Case(file, name)
-        yield from guarded(case, _case(case, under(arrays, name)))
+    return each_case(folder, file, _case)
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator
 
-from ..check import Case, Check, guarded
+from ..check import Case, Check
 from ..ours import decode, maps_of
-from ..reference import Arrays, Reference, case_names, under
+from ..reference import Arrays, Reference, each_case
 from .network import OUTPUTS, decoded_rows
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case = Case(file, name)
-        yield from guarded(case, _case(case, under(arrays, name)))
+    return each_case(folder, file, _case)
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..check import Case, Check, guarded
+from ..check import Case, Check
 from ..ours import dense_batch, small_model
-from ..reference import OFFICIAL, Arrays, Reference, case_names, numbered, under
+from ..reference import OFFICIAL, Arrays, Reference, each_case, numbered
 
 OUTPUTS = {"heat": "heatmap", "tag": "embedding", "regr": "offset"}
 CORNERS = ("tl", "br")
@@ -21,10 +21,7 @@ Stacks = list[dict[str, dict[str, torch.Tensor]]]
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case = Case(file, name)
-        yield from guarded(case, _case(case, under(arrays, name)))
+    return each_case(folder, file, _case)
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from ..check import Case, Check, check_stats, guarded, stats, to_array
+from ..check import Case, Check, check_stats, stats, to_array
 from ..ours import blank_maps, detect_stored, small_config, small_model
-from ..reference import OFFICIAL, Arrays, Reference, case_names, numbered, strided, under
+from ..reference import OFFICIAL, Arrays, Reference, each_case, numbered, strided
 
 METHODS = {"exp_soft_nms": "gaussian", "linear_soft_nms": "linear", "nms": "hard"}
 # The results file rounds to two decimals.
@@ -17,10 +17,7 @@ COCO_TOLERANCE = 5e-3 + 1e-3
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays, "runs"):
-        case = Case(file, name)
-        yield from guarded(case, _run(case, folder, under(arrays, name)))
+    return each_case(folder, file, lambda case, want: _run(case, folder, want), "runs")
 
 
 def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:

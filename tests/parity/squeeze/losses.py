@@ -4,19 +4,16 @@ from collections.abc import Iterator
 
 import torch
 
-from ..check import Case, Check, guarded
+from ..check import Case, Check
 from ..official.losses import PULL_WEIGHT, PUSH_WEIGHT
 from ..ours import CORNERS, dense_batch, maps_of
-from ..reference import Arrays, Reference, case_names, numbered, under
+from ..reference import Arrays, Reference, each_case, numbered
 from .network import OUTPUTS
 from .postprocess import small
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case = Case(file, name)
-        yield from guarded(case, _case(case, under(arrays, name)))
+    return each_case(folder, file, _case)
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..check import Case, Check, check_stats, guarded, stats, to_array
+from ..check import Case, Check, check_stats, stats, to_array
 from ..official.postprocess import METHODS
 from ..ours import detect_stored, small_config, small_model
-from ..reference import SQUEEZE, Arrays, Reference, case_names, numbered, strided, under
+from ..reference import SQUEEZE, Arrays, Reference, each_case, numbered, strided
 
 
 def small(settings: Mapping[str, Any]) -> tuple[nn.Module, Any]:
@@ -19,10 +19,7 @@ def small(settings: Mapping[str, Any]) -> tuple[nn.Module, Any]:
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays, "runs"):
-        case = Case(file, name)
-        yield from guarded(case, _run(case, folder, under(arrays, name)))
+    return each_case(folder, file, lambda case, want: _run(case, folder, want), "runs")
 
 
 def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:

@@ -7,17 +7,14 @@ import torch
 
 from cornernet_d2.targets import CornerTargetGenerator, CornerTargets
 
-from ..check import Case, Check, guarded
+from ..check import Case, Check
 from ..ours import draw
-from ..reference import SQUEEZE, Arrays, Reference, case_names, under
+from ..reference import SQUEEZE, Arrays, Reference, each_case
 from .postprocess import small
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    for name in case_names(arrays):
-        case = Case(file, name)
-        yield from guarded(case, _case(case, under(arrays, name)))
+    return each_case(folder, file, _case)
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:
