@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from cornernet_d2 import model_zoo
@@ -12,7 +11,6 @@ from cornernet_d2.engine import CornerNetTrainer
 
 from . import Settings
 
-OBJECTS = 7  # per image, COCO's average (Lin et al., "Microsoft COCO", sec. 5)
 SMALL = {
     "MODEL.HOURGLASS.STACKS": 2,
     "MODEL.HOURGLASS.DEPTH": 1,
@@ -44,21 +42,6 @@ def build(cfg: CfgNode, seed: int = 0) -> nn.Module:
     cfg.MODEL.DEVICE = "cpu"
     torch.manual_seed(seed)
     return CornerNetTrainer.build_model(cfg).to(device)
-
-
-def batch(count: int, side: int, classes: int) -> list[dict[str, Any]]:
-    """Images of noise with boxes, as Detectron2's mapper gives them, on the CPU."""
-    rng = torch.Generator().manual_seed(0)
-    examples = []
-    for _ in range(count):
-        corners = torch.rand(OBJECTS, 2, generator=rng) * side * 0.6
-        extents = (0.05 + 0.35 * torch.rand(OBJECTS, 2, generator=rng)) * side
-        instances = Instances((side, side))
-        instances.gt_boxes = Boxes(torch.cat([corners, corners + extents], dim=1))
-        instances.gt_classes = torch.randint(classes, (OBJECTS,), generator=rng)
-        image = torch.randint(256, (3, side, side), generator=rng, dtype=torch.uint8)
-        examples.append({"image": image, "instances": instances, "height": side, "width": side})
-    return examples
 
 
 def side(settings: Settings) -> int:

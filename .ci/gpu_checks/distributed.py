@@ -12,9 +12,10 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from cornernet_d2.engine import launch
+from cornernet_d2.tools.benchmark.train import noise_batch
 
 from . import Rows, Settings
-from .cases import batch, build, config
+from .cases import build, config
 
 # Statistics of a batch norm are those of one process's images: not what is compared here.
 FIXED_NORM = {"MODEL__HOURGLASS__NORM": "GN", "MODEL__CORNERNET__NORM": "GN"}
@@ -64,6 +65,6 @@ def gradient(settings: Settings, images: slice) -> Tensor:
     if comm.get_world_size() > 1:
         placed = {} if settings.device == "cuda" else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **placed)
-    sum(model(batch(IMAGES, 63, 80)[images]).values()).backward()
+    sum(model(noise_batch(IMAGES, 63, 80)[images]).values()).backward()
     parameters: list[nn.Parameter] = list(model.parameters())
     return torch.cat([p.grad.flatten().cpu() for p in parameters])

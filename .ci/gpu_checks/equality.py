@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cornernet_d2.tools.benchmark.train import noise_batch
+
 from . import Rows, Settings
-from .cases import batch, build, config
+from .cases import build, config
 
 # Largest relative differences: of a loss, and of all gradients as one vector.
 # On a CPU float32 is off by 7e-5 and 0.025 from float64, bfloat16 by 0.06 and 1.5.
@@ -60,7 +62,7 @@ def losses_and_gradient(settings: Settings, device: str, dtype: str) -> Step:
     if dtype == "float64":
         model.double()
     half = getattr(torch, dtype) if dtype.endswith("16") else None
-    examples = batch(2, 31 if settings.tiny else 255, cfg.MODEL.CORNERNET.NUM_CLASSES)
+    examples = noise_batch(2, 31 if settings.tiny else 255, cfg.MODEL.CORNERNET.NUM_CLASSES)
     with torch.autocast(device, half, enabled=half is not None):
         losses = model(examples)
     sum(losses.values()).backward()
@@ -90,7 +92,7 @@ def detections(
     anything = {"MODEL__CORNERNET__TEST__EMBEDDING_THRESHOLD": 10.0}
     model = build(config(settings, device, **overrides, **anything)).eval()
     enliven(model.head)
-    image = batch(1, 31 if settings.tiny else 255, 80)[0]["image"]
+    image = noise_batch(1, 31 if settings.tiny else 255, 80)[0]["image"]
     found = model([{"image": image}])[0]["instances"].to("cpu")
     return found.pred_boxes.tensor, found.scores, found.pred_classes
 

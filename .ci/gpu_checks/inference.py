@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from cornernet_d2.modeling.decode import decode_corners
+from cornernet_d2.tools.benchmark.train import noise_batch
 
 from . import Rows, Settings
-from .cases import batch, build, config, side
+from .cases import build, config, side
 from .timing import Memory, wall_seconds
 
 FLIP = {"MODEL__CORNERNET__TEST__FLIP": True}
@@ -40,7 +41,7 @@ def measure(
     The network computes all stacks here, of which a call needs the heads of the last alone.
     """
     device, repeats = settings.device, 1 if settings.tiny else 10
-    examples = [{"image": x["image"]} for x in batch(1, side(settings), 80)]
+    examples = [{"image": x["image"]} for x in noise_batch(1, side(settings), 80)]
     canvas = side(settings) + 1
     images = torch.randn(1, 3, canvas, canvas, device=device)
     memory = Memory(device)

@@ -11,9 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from cornernet_d2.engine import CornerNetTrainer
+from cornernet_d2.tools.benchmark.train import OBJECTS
 
 from . import Rows, Settings
-from .cases import OBJECTS, config
+from .cases import config
 
 NAME = "gpu_check_photos"
 

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from cornernet_d2.engine import CornerNetTrainer
+from cornernet_d2.tools.benchmark.train import noise_batch
 
 from . import Rows, Settings
-from .cases import batch, build, config, images_that_fit, side
+from .cases import build, config, images_that_fit, side
 from .timing import Memory, wall_seconds
 
 LAST = {"MODEL__CORNERNET__CHANNELS_LAST": True}
@@ -72,7 +73,7 @@ def make_step(
     prepare(model)
     optimizer = CornerNetTrainer.build_optimizer(cfg, model)
     scaler = torch.amp.GradScaler(settings.device, enabled=dtype == torch.float16)
-    examples = batch(count, side(settings), cfg.MODEL.CORNERNET.NUM_CLASSES)
+    examples = noise_batch(count, side(settings), cfg.MODEL.CORNERNET.NUM_CLASSES)
 
     def step() -> torch.Tensor:
         optimizer.zero_grad()

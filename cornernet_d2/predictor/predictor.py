@@ -17,6 +17,7 @@ from torch import nn
 
 from ..checkpoint import CheckpointError, class_names, read_config, read_contents
 from ..engine import CornerNetTrainer
+from ..engine.evaluation import tested_model
 from . import memory, pretrained
 from .build import override
 from .images import find_images, network_size, read_picture, resize
@@ -63,19 +64,22 @@ class Predictor:
         self.class_names = list(class_names) if class_names is not None else None
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> "Predictor":
-        """The model of a config with the weights of MODEL.WEIGHTS.
+    def from_config(cls, cfg: CfgNode, names: Sequence[str] | None = None) -> "Predictor":
+        """The model of a config with the weights of MODEL.WEIGHTS, prepared as TEST.FAST says.
+
+        Args:
+            cfg: of the model.
+            names: of its classes; None: those in the file, else those of the config's datasets.
 
         Raises:
             CheckpointError: there is no such file, or its weights are not the model's.
         """
-        path, names = cfg.MODEL.WEIGHTS, None
-        if os.path.isfile(path):
-            notes = read_contents(path, mmap=True).get("cornernet_d2") or {}
-            names = notes.get("classes")
+        path = cfg.MODEL.WEIGHTS
+        if names is None and os.path.isfile(path):
+            names = (read_contents(path, mmap=True).get("cornernet_d2") or {}).get("classes")
         model = build_model(cfg)
         averaged = CornerNetTrainer.load_weights(cfg, model)
-        return cls(model, cfg, names or _dataset_names(cfg), averaged)
+        return cls(tested_model(cfg, model), cfg, names or _dataset_names(cfg), averaged)
 
     def __call__(
         self,
@@ -248,9 +252,7 @@ def load(path: str | PathLike, device: str = "auto", *, opts: Sequence[object] =
     number = cfg.MODEL.CORNERNET.NUM_CLASSES
     if names is not None and len(names) != number:
         raise CheckpointError(f"{file} names {len(names)} classes for a model of {number}")
-    model = build_model(cfg)
-    averaged = CornerNetTrainer.load_weights(cfg, model)
-    return Predictor(model, cfg, names or _dataset_names(cfg), averaged)
+    return Predictor.from_config(cfg, names)
 
 
 def _dataset_names(cfg: CfgNode) -> list[str] | None:

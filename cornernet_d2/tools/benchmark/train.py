@@ -123,7 +123,7 @@ def _measure(config: CfgNode, name: str, args: argparse.Namespace) -> tuple[floa
     if config.SOLVER.COMPILE:
         model.compile_parts()
     optimizer = CornerNetTrainer.build_optimizer(config, model)
-    batch = _batch(args.batch_size, args.size, config.MODEL.CORNERNET.NUM_CLASSES)
+    batch = noise_batch(args.batch_size, args.size, config.MODEL.CORNERNET.NUM_CLASSES)
     step = GuardedTrainer(model, itertools.repeat(batch), optimizer, precision=precision(config))
     for p in model.parameters():  # what a run holds all the time, before the peak is watched
         p.grad = torch.zeros_like(p)
@@ -170,7 +170,8 @@ class _LinuxMeter:
         raise ValueError(f"/proc/self/status has no {field}")
 
 
-def _batch(count: int, size: int, classes: int) -> list[dict[str, Any]]:
+def noise_batch(count: int, size: int, classes: int) -> list[dict[str, Any]]:
+    """Images of noise (3, size, size) with boxes, as Detectron2's mapper gives them, on the CPU."""
     rng = torch.Generator().manual_seed(0)
     batch = []
     for _ in range(count):
