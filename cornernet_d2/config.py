@@ -72,7 +72,8 @@ def _add_head(cfg: CN) -> None:
     # (modeling/pairing), or one of your own.
     cfg.MODEL.CORNERNET.PAIRING = "embedding"
     _add_centripetal(cfg)
-    # channels_last memory format for weights and activations.
+    # channels_last memory format for weights and activations; None (null in yaml): where the
+    # machine is faster with it (hardware.py), which the log says.
     cfg.MODEL.CORNERNET.CHANNELS_LAST = False
 
     cfg.MODEL.CORNERNET.TARGETS = CN()
@@ -233,3 +234,6 @@ def _add_solver(cfg: CN) -> None:
     cfg.MODEL_EMA.DEVICE = ""  # where the average is kept; empty: beside the model
     # Evaluate the averaged weights, during training and with --eval-only; False: the latest ones.
     cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY = True
+    # During training evaluate the other of the two as well, and let model_best.pth hold the better:
+    # an average may lag behind in a short run. Evaluations take twice as long.
+    cfg.MODEL_EMA.EVAL_BOTH = False

@@ -1,5 +1,6 @@
 """Averaged weights: formula, checkpoint, evaluation."""
 
+import json
 from typing import Any
 
 import pytest
@@ -59,6 +60,37 @@ def test_evaluated_and_checkpointed(tmp_path: Any) -> None:
         assert torch.equal(saved["size.weight"], averaged)
     off = "MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY", False
     assert torch.equal(evaluated(tiny_config(str(tmp_path), *ON, *off)), latest)
+
+
+@pytest.mark.parametrize("preferred", [True, False])
+def test_the_better_of_both_is_kept(tmp_path: Any, monkeypatch: Any, preferred: bool) -> None:
+    """model_best.pth and early stopping go by the higher score of each evaluation."""
+    kinds = ["latest", "averaged"] if preferred else ["averaged", "latest"]  # the preferred is last
+    scores = [(10, 20), (30, 15), (10, 29), (30, 11), (40, 40)]
+    left, tested = [s for pair in scores for s in pair], []
+
+    def test(self: CornerNetTrainer, cfg: CfgNode, model: torch.nn.Module) -> dict:
+        tested.append(model)
+        return {"bbox": {"AP": float(left.pop(0))}}
+
+    monkeypatch.setattr(CornerNetTrainer, "test", test)
+    run = ("TEST.EVAL_PERIOD", 2, "SOLVER.PATIENCE", 2, "MODEL_EMA.EVAL_BOTH", True)
+    trainer = train(str(tmp_path), *ON, *run, "MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY", preferred)
+    assert trainer.iter == 7 and left == [40, 40]
+    assert [m is trainer.ema.module for m in tested[:2]] == [k == "averaged" for k in kinds]
+    best = torch.load(tmp_path / "output" / "model_best.pth", weights_only=True)
+    assert (best["metric"], best["iteration"]) == (30, 3)
+    assert best["averaged"] is (kinds[0] == "averaged")
+    lines = [json.loads(x) for x in open(tmp_path / "output" / "metrics.json")]
+    assert [x["bbox/AP"] for x in lines if "bbox/AP" in x][-1] == 11
+    assert [x[key] for x in lines if (key := f"{kinds[0]}/bbox/AP") in x][-1] == 30
+
+
+def test_one_evaluation_by_default(tmp_path: Any, monkeypatch: Any) -> None:
+    calls = []
+    monkeypatch.setattr(CornerNetTrainer, "test", lambda *a: calls.append(a) or {})
+    train(str(tmp_path), *ON, "TEST.EVAL_PERIOD", 6)
+    assert len(calls) == 2
 
 
 def test_does_not_change_training(tmp_path: Any) -> None:

@@ -116,6 +116,7 @@ def say_result(output_dir: str, metric: str) -> None:
         weights = best
         saved = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
         when = f"after iteration {saved['iteration']}"
+        when += ", averaged weights" if saved.get("averaged") else ""
         lines.append(f"best      {metric} {saved['metric']:.1f} {when}")
     lines.append(f"weights   {weights}")
     lines.append(f"draw      cornernet predict {weights} IMAGES --output drawn/")

@@ -47,3 +47,20 @@ def averaged_weights(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     """A WeightAverage's state as a state dict of the model itself."""
     prefix = "module."
     return {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+
+
+def evaluated_kinds(cfg: CfgNode) -> list[str]:
+    """Which weights a training evaluates, "averaged" or "latest": the preferred come first."""
+    ema = cfg.MODEL_EMA
+    if not ema.ENABLED:
+        return ["latest"]
+    kinds = ["averaged", "latest"]
+    if not ema.USE_EMA_WEIGHTS_FOR_EVAL_ONLY:
+        kinds.reverse()
+    return kinds if ema.EVAL_BOTH else kinds[:1]
+
+
+def best_metrics(cfg: CfgNode) -> dict[str, str]:
+    """Where the event storage has SOLVER.BEST_METRIC of each kind of weights."""
+    metric, (first, *others) = cfg.SOLVER.BEST_METRIC, evaluated_kinds(cfg)
+    return {first: metric, **{kind: f"{kind}/{metric}" for kind in others}}

@@ -1,5 +1,6 @@
 """The evaluator of a dataset, by the ``evaluator_type`` in its metadata."""
 
+import copy
 import logging
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -7,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
@@ -16,6 +18,8 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     coco_evaluation,
 )
+from detectron2.utils import comm
+from torch import distributed as dist
 from torch import nn
 
 from ..data.coco import repair
@@ -73,6 +77,17 @@ def tested_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """What is evaluated for ``model``: with MODEL.CORNERNET.TEST.FAST a prepared copy of it."""
     if cfg.MODEL.CORNERNET.TEST.FAST and isinstance(model, CornerNet):
         return prepare_for_inference(model)
+    return model
+
+
+def same_everywhere(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model`` or a copy of it, on ``device`` and the same in all processes; a collective call."""
+    if next(model.parameters()).device != device:  # MODEL_EMA.DEVICE
+        model = copy.deepcopy(model).to(device)
+    if comm.get_world_size() > 1:
+        # Running statistics differ between processes; the checkpoint has those of rank 0.
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
     return model
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -63,7 +63,8 @@ class Averaging(HookBase):
 
     def write_final(self) -> None:
         if comm.is_main_process():
-            self.checkpointer.write("model_final_ema", {"model": self.ema.module.state_dict()})
+            weights = {"model": self.ema.module.state_dict(), "averaged": True}
+            self.checkpointer.write("model_final_ema", weights)
 
 
 class BestWeights(HookBase):
@@ -74,19 +75,20 @@ class BestWeights(HookBase):
 
     Args:
         checkpointer: writes the file.
-        metric: a key of the event storage; more is better.
-        evaluated_model: gives the model that is evaluated.
+        metrics: a key of the event storage for each kind of weights that is evaluated, "averaged"
+            or "latest"; more is better.
+        weights: gives the model with weights of that kind.
     """
 
     def __init__(
         self,
         checkpointer: TrainingCheckpointer,
-        metric: str,
-        evaluated_model: Callable[[], nn.Module],
+        metrics: dict[str, str],
+        weights: Callable[[str], nn.Module],
     ) -> None:
         self.checkpointer = checkpointer
-        self.metric = metric
-        self.evaluated_model = evaluated_model
+        self.metrics = metrics
+        self.weights = weights
         self.best = -math.inf
 
     def before_train(self) -> None:
@@ -96,19 +98,26 @@ class BestWeights(HookBase):
             self.best = saved["metric"]
 
     def after_step(self) -> None:
-        # Without a new evaluation this is the old value, which is not better.
-        value, iteration = self.trainer.storage.latest().get(self.metric, (-math.inf, 0))
-        if math.isfinite(value) and value > self.best:
-            self.best = value
-            weights = self.evaluated_model().state_dict()
-            notes = {"metric": value, "iteration": iteration}
-            self.checkpointer.write("model_best", {"model": weights, **notes})
+        # Without a new evaluation these are the old values, which are not better.
+        latest = self.trainer.storage.latest()
+        found = {kind: latest.get(key, (-math.inf, 0)) for kind, key in self.metrics.items()}
+        found = {kind: pair for kind, pair in found.items() if math.isfinite(pair[0])}
+        kind = max(found, key=lambda kind: found[kind][0], default=None)
+        if kind is None or found[kind][0] <= self.best:
+            return
+        self.best, iteration = found[kind]
+        notes = {"metric": self.best, "iteration": iteration, "averaged": kind == "averaged"}
+        if len(self.metrics) > 1:
+            values = ", ".join(f"{k} {value:.2f}" for k, (value, _) in found.items())
+            logger.info("model_best.pth gets the %s weights (%s)", kind, values)
+        self.checkpointer.write("model_best", {"model": self.weights(kind).state_dict(), **notes})
 
     def after_train(self) -> None:
         self.after_step()
         done = self.trainer.iter + 1 >= self.trainer.max_iter
-        if done and self.metric not in self.trainer.storage.latest():
-            logger.warning("SOLVER.BEST_METRIC %s was not evaluated", self.metric)
+        for metric in self.metrics.values():
+            if done and metric not in self.trainer.storage.latest():
+                logger.warning("SOLVER.BEST_METRIC %s was not evaluated", metric)
 
 
 class StopTraining(BaseException):
@@ -116,10 +125,10 @@ class StopTraining(BaseException):
 
 
 class EarlyStopping(HookBase):
-    """End the run once ``metric`` has not risen for so many evaluations. After BestWeights.
+    """End the run once no metric has risen for so many evaluations. After BestWeights.
 
     Args:
-        metric: a key of the event storage; more is better.
+        metrics: keys of the event storage, of which the highest counts.
         period: iterations between evaluations.
         patience: evaluations in a row without a rise after which the run ends.
         min_delta: a rise by less than this counts as none.
@@ -127,9 +136,14 @@ class EarlyStopping(HookBase):
     """
 
     def __init__(
-        self, metric: str, period: int, patience: int, min_delta: float, finish: Callable[[], None]
+        self,
+        metrics: Sequence[str],
+        period: int,
+        patience: int,
+        min_delta: float,
+        finish: Callable[[], None],
     ) -> None:
-        self.metric = metric
+        self.metrics = list(metrics)
         self.period, self.patience, self.min_delta = period, patience, min_delta
         self.finish = finish
         self.best, self.best_iteration, self.stale = -math.inf, -1, 0
@@ -146,7 +160,7 @@ class EarlyStopping(HookBase):
             "Stopped early: in %d evaluations %s has not risen above %.4g of iteration %d by more "
             "than SOLVER.MIN_DELTA %g; to go on, --resume with a higher SOLVER.PATIENCE",
             self.stale,
-            self.metric,
+            self.metrics[0],
             self.best,
             self.best_iteration,
             self.min_delta,
@@ -155,9 +169,11 @@ class EarlyStopping(HookBase):
         raise StopTraining
 
     def _count(self) -> None:
-        value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
-        if iteration == self.trainer.iter and value > self.best + self.min_delta:
-            self.best, self.best_iteration, self.stale = value, iteration, 0
+        latest, now = self.trainer.storage.latest(), self.trainer.iter
+        pairs = [latest.get(metric, (math.nan, -1)) for metric in self.metrics]
+        value = max((v for v, iteration in pairs if iteration == now and v == v), default=math.nan)
+        if value > self.best + self.min_delta:
+            self.best, self.best_iteration, self.stale = value, now, 0
         else:
             self.stale += 1
 

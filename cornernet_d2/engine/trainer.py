@@ -1,7 +1,6 @@
 """CornerNetTrainer: Detectron2's DefaultTrainer with what a long CornerNet run needs."""
 
 import contextlib
-import copy
 import io
 import logging
 import weakref
@@ -17,15 +16,14 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
-from torch import distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import CheckpointError
 from ..data import CornerNetDatasetMapper
 from .checkpointer import TrainingCheckpointer
-from .ema import averaged_weights, build_ema
-from .evaluation import build_evaluator, tested_model
+from .ema import averaged_weights, best_metrics, build_ema, evaluated_kinds
+from .evaluation import build_evaluator, same_everywhere, tested_model
 from .events import build_writers
 from .guards import LossSpikeReporter, NonFiniteGuard, freeze_unreached
 from .hooks import (
@@ -164,7 +162,7 @@ class CornerNetTrainer(DefaultTrainer):
             Preemption(step, self.checkpointer),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
             (
-                BestWeights(self.checkpointer, cfg.SOLVER.BEST_METRIC, self.evaluated_model)
+                BestWeights(self.checkpointer, best_metrics(cfg), self.weights)
                 if comm.is_main_process() and cfg.DATASETS.TEST
                 else None
             ),
@@ -182,31 +180,37 @@ class CornerNetTrainer(DefaultTrainer):
                 averaging.write_final()
 
         period = self.cfg.TEST.EVAL_PERIOD
-        return EarlyStopping(solver.BEST_METRIC, period, solver.PATIENCE, solver.MIN_DELTA, finish)
+        metrics = best_metrics(self.cfg).values()
+        return EarlyStopping(metrics, period, solver.PATIENCE, solver.MIN_DELTA, finish)
 
     def build_writers(self) -> list[EventWriter]:
         return build_writers(self.cfg, self.max_iter)
 
+    def weights(self, kind: str) -> nn.Module:
+        """The model with the "averaged" weights, or with the "latest" ones."""
+        return self.ema.module if kind == "averaged" else unwrap(self.model)
+
     def evaluated_model(self) -> nn.Module:
         """The averaged weights if MODEL_EMA says so, the latest ones otherwise."""
-        if self.ema is not None and self.cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY:
-            return self.ema.module
-        return unwrap(self.model)
+        return self.weights(evaluated_kinds(self.cfg)[0])
 
     def model_to_evaluate(self) -> nn.Module:
         """:meth:`evaluated_model` on the device, the same in all processes; a collective call."""
-        model, device = self.evaluated_model(), next(self.model.parameters()).device
-        if next(model.parameters()).device != device:  # MODEL_EMA.DEVICE
-            model = copy.deepcopy(model).to(device)
-        if comm.get_world_size() > 1:
-            # Running statistics differ between processes; the checkpoint has those of rank 0.
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
-        return model
+        return same_everywhere(self.evaluated_model(), next(self.model.parameters()).device)
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate on DATASETS.TEST, the images shared among the processes."""
-        self._last_eval_results = self.test(self.cfg, self.model_to_evaluate())
+        """Evaluate on DATASETS.TEST, the images shared among the processes.
+
+        With MODEL_EMA.EVAL_BOTH the results of the second kind of weights stand under its name.
+        """
+        device, others = next(self.model.parameters()).device, {}
+        for kind in evaluated_kinds(self.cfg)[
+            1:
+        ]:  # first, so that files are those of the preferred
+            logger.info("Evaluating the %s weights, then the others", kind)
+            others[kind] = self.test(self.cfg, same_everywhere(self.weights(kind), device))
+        results = self.test(self.cfg, self.model_to_evaluate())
+        self._last_eval_results = {**results, **{k: v for k, v in others.items() if v}}
         return self._last_eval_results
 
     @classmethod
@@ -248,7 +252,7 @@ class CornerNetTrainer(DefaultTrainer):
         checkpointer.check_complete(path)
         ema = cfg.MODEL_EMA
         if not (ema.ENABLED and ema.USE_EMA_WEIGHTS_FOR_EVAL_ONLY and "ema" in rest):
-            return False
+            return bool(rest.get("averaged"))
         model.load_state_dict(averaged_weights(rest["ema"]), strict=False)
         logger.info("Evaluating the averaged weights")
         return True
