@@ -1,4 +1,4 @@
-"""Which arithmetic a machine is good at."""
+"""Which arithmetic and which memory format a machine is good at."""
 
 import torch
 
@@ -23,3 +23,22 @@ def hardware_precision(device: str) -> tuple[torch.dtype | None, str]:
                 return torch.bfloat16, f"the CPU has {name}"
         return None, "the CPU has neither AMX nor AVX512-BF16"
     return None, f"nothing is known of the device {device}"
+
+
+def prefers_channels_last(device: str, half: bool) -> tuple[bool, str]:
+    """Whether training is faster on channels_last maps, and why; no measurement, so that every run
+    on a machine computes the same.
+
+    On CPUs measured with one thread, contiguous over channels_last: 1.05 to 1.18 with AVX-512, 0.85
+    (Hourglass-52) to 1.12 (CornerNet-Shapes) with AVX2.
+
+    Args:
+        device: as in MODEL.DEVICE.
+        half: most of the arithmetic is in float16 or bfloat16.
+    """
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return half, "tensor cores take channels_last in half precision" if half else "float32"
+    capability = torch.backends.cpu.get_cpu_capability()
+    if device.startswith(("cpu", "cuda")):
+        return capability.startswith("AVX512"), f"the CPU has {capability}"
+    return False, f"nothing is known of the device {device}"

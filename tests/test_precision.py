@@ -1,14 +1,16 @@
-"""SOLVER.AMP.PRECISION auto: what the machine has instructions for."""
+"""SOLVER.AMP.PRECISION auto and CHANNELS_LAST null: what the machine is good at."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import make_dataset, tiny_config
+from detectron2.modeling import build_model
+from tiny_run import make_dataset, tiny_config, tiny_network
 
 from cornernet_d2 import model_zoo
 from cornernet_d2.engine import CornerNetTrainer
 from cornernet_d2.engine.precision import hardware_precision
+from cornernet_d2.hardware import prefers_channels_last
 
 PROBES = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
 AUTO = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "auto", "DATASETS.TEST", ())
@@ -62,3 +64,36 @@ def test_trains_in_it_and_says_so(
 def test_no_small_config_emulates(name: str) -> None:
     amp = model_zoo.get_config(f"CornerNet-{name}.yaml").SOLVER.AMP
     assert not amp.ENABLED or amp.PRECISION == "auto"
+
+
+@pytest.mark.parametrize(
+    "capability, expected",
+    [("AVX512", True), ("AVX512_BF16", True), ("AVX2", False), ("NO", False)],
+)
+def test_memory_format_of_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capability: str,
+    expected: bool,
+) -> None:
+    """CHANNELS_LAST null is decided where a model is built, and the log says so; True stays."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    last = torch.channels_last if expected else torch.contiguous_format
+    key = "MODEL.CORNERNET.CHANNELS_LAST"
+    with caplog.at_level("INFO"):
+        model = build_model(tiny_network("CornerNet-Small", key, None))
+    assert model.memory_format == last
+    assert f"Memory format {'channels_last' if expected else 'contiguous'}: " in caplog.text
+    assert f"the CPU has {capability}" in caplog.text
+    for value in (True, False):
+        cfg = tiny_network("CornerNet-Small", key, value)
+        assert (build_model(cfg).memory_format == torch.channels_last) == value
+        cfg.merge_from_list([key, None])  # and back
+        assert (build_model(cfg).memory_format == torch.channels_last) == expected
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_memory_format_of_a_gpu(monkeypatch: pytest.MonkeyPatch, half: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert prefers_channels_last("cuda:1", half)[0] == half
+    assert not prefers_channels_last("xpu", half)[0]

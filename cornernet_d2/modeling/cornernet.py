@@ -4,6 +4,7 @@ Letters: N images, C classes, H x W canvas (the padded image that the network se
 h x w map pixels.
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..canvas import Canvas, Size
+from ..hardware import prefers_channels_last
 from ..targets import CornerTargetGenerator, CornerTargets
 from . import monitoring
 from .corner_head import CornerHead
@@ -23,6 +25,8 @@ from .outputs import CornerMaps
 from .pairing import EmbeddingPairing, Pairing, build_pairing
 from .test_time_augmentation import InferenceWithTTA, build_inference
 from .transfer import to_device
+
+logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -126,7 +130,7 @@ class CornerNet(nn.Module):
             "norm": settings.NORM,
             "head_kernel": settings.HEAD_KERNEL,
             "recompute_head": cfg.MODEL.HOURGLASS.RECOMPUTE != "none",
-            "channels_last": settings.CHANNELS_LAST,
+            "channels_last": _channels_last(cfg),
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
         }
@@ -242,6 +246,17 @@ class CornerNet(nn.Module):
                 ready = self.target_generator.on_canvas(canvas, i, *parts)
             targets.append(ready)
         return targets
+
+
+def _channels_last(cfg: CfgNode) -> bool:
+    """MODEL.CORNERNET.CHANNELS_LAST, or what the machine prefers."""
+    if cfg.MODEL.CORNERNET.CHANNELS_LAST is not None:
+        return cfg.MODEL.CORNERNET.CHANNELS_LAST
+    amp = cfg.SOLVER.AMP
+    half = amp.ENABLED and amp.PRECISION != "float32"
+    chosen, reason = prefers_channels_last(cfg.MODEL.DEVICE, half)
+    logger.info("Memory format %s: %s", "channels_last" if chosen else "contiguous", reason)
+    return chosen
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:
