@@ -257,8 +257,8 @@ def test_training_logs_what_tells_a_run_apart():
         latest = storage.latest()
         assert latest["objects_per_batch"][0] == 5
         assert {"embedding/within", "embedding/between"} <= set(latest)
-        ((_, picture, _),) = storage._vis_data
-        assert picture.shape[0] == 3 and picture.std() > 0
+        ((name, picture, _),) = storage._vis_data
+        assert name == "training" and picture.shape[0] == 3 and picture.std() > 0
     assert model.training
 
 

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 
 from cornernet_d2.visualize import (
     MIN_SIDE,
+    TrainingView,
     draw_boxes,
     draw_corners,
     draw_heatmap,
     draw_instances,
     grid,
     side_by_side,
+    titled,
     training_picture,
 )
+from cornernet_d2.visualize.training import distance_histogram, pair_kinds
 
 GREY = np.full((MIN_SIDE, MIN_SIDE + 80, 3), 128, np.uint8)
 NAMES = ("disc", "bar")
@@ -121,19 +123,58 @@ def test_pictures_are_joined_without_loss() -> None:
     assert (sheet[:10, 24:44] == 1).all() and (sheet[14:, :5] == 2).all()
 
 
-@pytest.mark.parametrize("found", [0, 3])
-def test_training_picture_is_what_the_event_storage_takes(found: int) -> None:
+def test_low_heat_is_lifted_by_gamma() -> None:
+    picture, heat = np.full((80, 120, 3), 128, np.uint8), np.full((20, 30), 0.04, np.float32)
+    plain, lifted = (draw_heatmap(picture, heat, gamma=g).astype(int) for g in (1, 0.5))
+    assert np.abs(plain - lifted).max() > 20
+    expected = draw_heatmap(picture, np.full((20, 30), 0.2, np.float32))
+    np.testing.assert_array_equal(lifted, expected)
+
+
+def test_a_title_fits_above_its_picture() -> None:
+    for title in ("short", "a title that is longer than the picture is wide " * 3):
+        picture = titled(GREY, title)
+        assert picture.shape == (GREY.shape[0] + 22, *GREY.shape[1:])
+        np.testing.assert_array_equal(picture[22:], GREY)
+        ink = (picture[:22] < 100).any(-1).nonzero()[1]
+        assert len(ink) and ink.max() < GREY.shape[1] - 1
+
+
+def _view(found: int, distances: np.ndarray | None) -> TrainingView:
+    """Three objects, the first two of a class."""
+    boxes = np.array([[10.0, 10, 50, 40], [30, 20, 90, 60], [60, 5, 80, 30]])
+    classes = np.array([0, 0, 1])
+    truth = Instances((64, 96), gt_boxes=Boxes(torch.tensor(boxes)))
+    truth.gt_classes = torch.tensor(classes)
+    some = [[5.0 * i, 4.0 * i, 30 + 5.0 * i, 30.0] for i in range(found)]
+    detections = _predictions(some, [0.5] * found, [1] * found)
+    heats = torch.rand(2, 2, 4, 16, 24, generator=torch.Generator().manual_seed(0))
     picture = np.zeros((64, 96, 3), np.uint8)
-    truth = Instances(
-        (64, 96),
-        gt_boxes=Boxes(torch.tensor([[10.0, 10, 50, 40]])),
-        gt_classes=torch.tensor([0]),
-    )
-    boxes = [[5.0 * i, 4.0 * i, 30 + 5.0 * i, 30.0] for i in range(found)]
-    predictions = _predictions(boxes, [0.5] * found, [1] * found)
-    drawn = training_picture(picture, truth, predictions, torch.rand(2, 4, 16, 24), NAMES)
-    assert drawn.dtype == np.uint8 and drawn.shape[0] == 3
-    assert drawn.shape[1:] == (320, 5 * 480 + 4 * 4)
-    with EventStorage() as storage:
-        storage.put_image("training", drawn)
-        assert len(storage._vis_data) == 1
+    return TrainingView(picture, truth, detections, *heats, boxes, classes, distances, 0.5)
+
+
+def test_pairs_of_true_corners_are_matched_missed_or_mismatched() -> None:
+    distances = np.array([[0.1, 0.3, 0.0], [0.2, 0.7, 0.9], [0.1, 0.2, np.nan]])
+    kinds = {k: v.tolist() for k, v in pair_kinds(_view(0, distances)).items()}
+    # Not (1, 0): it makes a box, but not (0, 2) and others: they are of two classes.
+    assert kinds == {"matched": [[0, 0]], "missed": [[1, 1], [2, 2]],
+                     "mismatched": [[1, 0], [0, 1]]}  # fmt: skip
+
+
+@pytest.mark.parametrize("distances", [None, np.full((3, 3), 0.2), np.full((3, 3), np.nan)])
+def test_training_picture_shows_every_panel(distances: np.ndarray | None) -> None:
+    drawn = training_picture(_view(3, distances), NAMES)
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (3 * (320 + 22) + 2 * 4, 3 * 480 + 2 * 4, 3)
+    panel = drawn[342 + 4 + 22 : 2 * 342 + 4, 2 * 484 :]  # the histogram
+    assert (panel != 255).any() == (distances is not None)
+    assert training_picture(_view(0, distances)).shape == drawn.shape
+
+
+def test_histogram_has_its_bars_where_the_distances_are() -> None:
+    distances = np.full((4, 4), 1.9)
+    np.fill_diagonal(distances, 0.05)
+    drawn = distance_histogram(distances, 0.5, (480, 320)).astype(int)
+    green = (drawn[..., 1] > drawn[..., 0] + 40).nonzero()[1]
+    red = (drawn[..., 0] > drawn[..., 1] + 40).nonzero()[1]
+    assert np.bincount(green).argmax() < 120 and np.bincount(red).argmax() > 380

@@ -9,9 +9,9 @@ import numpy as np
 from detectron2.structures import Boxes, Instances
 
 from ..data.reading import read_file
+from ..visualize import CornerNetVisualizer
 from .causes import ImageDiagnosis
 from .matching import RECALLS, Curve
-from .visualizer import CornerNetVisualizer
 
 LONGEST = 640  # images of a gallery are made at most so long, pixels
 FOUND, MISSED, FALSE = (0.2, 0.8, 0.3), (0.95, 0.2, 0.2), (1.0, 0.65, 0.1)

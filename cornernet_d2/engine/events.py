@@ -7,6 +7,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import cv2
+import numpy as np
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.events import (
@@ -48,6 +50,25 @@ class DropPictures(EventWriter):
 
     def write(self) -> None:
         get_event_storage().clear_images()
+
+
+class PictureFiles(EventWriter):
+    """Writes pictures as NAME_ITERATION.jpg; before the writer that frees them.
+
+    Args:
+        folder: made with the first picture.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def write(self) -> None:
+        for name, picture, iteration in get_event_storage()._vis_data:
+            os.makedirs(self.folder, exist_ok=True)
+            path = os.path.join(self.folder, f"{name.replace('/', '_')}_{iteration:07d}.jpg")
+            pixels = np.asarray(picture).transpose(1, 2, 0)[..., ::-1]
+            if not cv2.imwrite(path, pixels, [cv2.IMWRITE_JPEG_QUALITY, 85]):
+                logger.warning("%s could not be written", path)
 
 
 class Lazy(EventWriter):
@@ -135,12 +156,13 @@ def _json_writer(cfg: CfgNode) -> JSONWriter:
 
 
 def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
-    """Progress on the terminal, in metrics.json, and where LOGGERS says.
+    """Progress on the terminal, in metrics.json, and where LOGGERS says; pictures as files.
 
     Raises:
         ValueError: a logger that is unknown, or not installed; TensorBoard may be missing.
     """
     writers: list[EventWriter] = [ProgressPrinter(max_iter), Lazy(partial(_json_writer, cfg))]
+    writers.append(PictureFiles(os.path.join(cfg.OUTPUT_DIR, "pictures")))
     for name in cfg.LOGGERS:
         if name not in LOGGERS:
             raise ValueError(f"LOGGERS holds {name!r}; choose from {list(LOGGERS)}")

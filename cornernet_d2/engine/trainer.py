@@ -44,6 +44,7 @@ from .settings import check_settings, scale_ema
 from .train_loader import TrainLoader, build_train_loader
 from .train_loop import GuardedTrainer, unwrap
 from .validation_loss import ValidationLoss
+from .validation_pictures import ValidationPictures
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +168,11 @@ class CornerNetTrainer(DefaultTrainer):
                 else None
             ),
             ValidationLoss(cfg, self.model_to_evaluate) if cfg.TEST.LOSS_PERIOD else None,
+            (
+                ValidationPictures(cfg, self.evaluated_model)
+                if comm.is_main_process() and cfg.DATASETS.TEST and cfg.VIS_PERIOD > 0
+                else None
+            ),
             self._early_stopping(averaging) if cfg.SOLVER.PATIENCE else None,
             *rest[evaluation + 1 :],
         ]

@@ -37,7 +37,7 @@ class ValidationLoss(HookBase):
         self.batch_size = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.GRADIENT_ACCUMULATION
         self.precision = precision(cfg)
         self.model_to_evaluate = model_to_evaluate
-        self.mapper = _mapper(cfg)
+        self.mapper = validation_mapper(cfg)
         sets = [get_detection_dataset_dicts(n, filter_empty=False) for n in cfg.DATASETS.TEST]
         self.dicts = [d for dicts in sets if any(x["annotations"] for x in dicts) for d in dicts]
         if not self.dicts:
@@ -82,7 +82,7 @@ class ValidationLoss(HookBase):
             yield [self.dicts[i % len(self.dicts)] for i in part]
 
 
-def _mapper(cfg: CfgNode) -> CornerNetDatasetMapper:
+def validation_mapper(cfg: CfgNode) -> CornerNetDatasetMapper:
     """The truth as in training, the image as in a test."""
     arguments: dict[str, Any] = CornerNetDatasetMapper.from_config(cfg, is_train=True)
     test = CornerNetDatasetMapper.from_config(cfg, is_train=False)

@@ -52,6 +52,7 @@ class CornerNet(nn.Module):
         channels_last: keep weights and activations in that memory format.
         input_format: "BGR" or "RGB"; for pictures in TensorBoard alone.
         vis_period: iterations between pictures in TensorBoard; 0 for none.
+        vis_dataset: a registered dataset whose class names they show; empty: numbers.
 
     Raises:
         ValueError: an unknown feature, or features of another stride than the targets'.
@@ -79,6 +80,7 @@ class CornerNet(nn.Module):
         channels_last: bool = False,
         input_format: str = "BGR",
         vis_period: int = 0,
+        vis_dataset: str = "",
     ):
         super().__init__()
         shapes = backbone.output_shape()
@@ -97,7 +99,8 @@ class CornerNet(nn.Module):
         self.target_generator = target_generator
         self.corner_inference = inference
         self.padding = padding
-        self.input_format, self.vis_period = input_format, vis_period
+        self.input_format = input_format
+        self.vis_period, self.vis_dataset = vis_period, vis_dataset
         self.register_buffer("pixel_mean", _per_channel(pixel_mean), False)
         self.register_buffer("pixel_std", _per_channel(pixel_std), False)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -133,6 +136,7 @@ class CornerNet(nn.Module):
             "channels_last": _channels_last(cfg),
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
+            "vis_dataset": next(iter(cfg.DATASETS.TRAIN), ""),
         }
 
     @property
@@ -174,7 +178,7 @@ class CornerNet(nn.Module):
         stacks = self.corner_maps(images)
         losses = self.criterion(stacks, batch, self.pairing)
         monitoring.log_batch(stacks[-1], batch, self.pairing)
-        monitoring.log_picture(self, batched_inputs[0], stacks[-1], canvas.borders[0])
+        monitoring.log_picture(self, batched_inputs[0], stacks[-1], targets[0])
         return losses
 
     def corner_maps(self, images: Tensor) -> list[CornerMaps]:

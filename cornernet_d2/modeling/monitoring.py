@@ -3,16 +3,20 @@
 Letters: N images, M objects, h x w map pixels.
 """
 
+import numpy as np
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.evaluation.evaluator import inference_context
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
-from ..visualize import training_picture
+from ..targets import CornerTargets
+from ..visualize import TrainingView, training_picture
 from .outputs import CORNERS, CornerMaps
-from .pairing import Pairing
+from .pairing import Corners, Pairing
 from .target_batch import TargetBatch, at_cells
 
 # Reading a value back waits for the device, so that scalars are logged every so many iterations:
@@ -57,17 +61,17 @@ def log_batch(maps: CornerMaps, batch: TargetBatch, pairing: Pairing) -> None:
 
 
 @torch.no_grad()
-def log_picture(model: nn.Module, example: dict, maps: CornerMaps, border: tuple[int, int]) -> None:
+def log_picture(model: nn.Module, example: dict, maps: CornerMaps, targets: CornerTargets) -> None:
     """Every ``model.vis_period`` iterations, put a picture of an example into the EventStorage.
 
-    It shows ground truth, what the model detects in eval mode, and the heat maps. Only the main
-    process draws: writers are there alone, and elsewhere nobody would free the pictures.
+    Only the main process draws: writers are there alone, and elsewhere nobody would free the
+    pictures.
 
     Args:
         model: a CornerNet in training mode; a period of 0 draws nothing.
         example: a training dict with "image" and "instances".
         maps: of the last stack; the example is the first of the batch.
-        border: (top, left) of its image on the canvas, pixels.
+        targets: of the example.
     """
     draws = model.vis_period > 0 and comm.is_main_process()
     storage = current_storage() if draws else None
@@ -75,16 +79,62 @@ def log_picture(model: nn.Module, example: dict, maps: CornerMaps, border: tuple
         return
     with inference_context(model):
         detections = model.inference([example], do_postprocess=False)[0]
+    picture = draw_example(model, example, maps, targets, detections)
+    storage.put_image("training", picture.transpose(2, 0, 1))
+
+
+def draw_example(
+    model: nn.Module, example: dict, maps: CornerMaps, targets: CornerTargets, detections: Instances
+) -> np.ndarray:
+    """:func:`.training_picture` of an image with ground truth, (H', W', 3) uint8 RGB.
+
+    Args: as of :func:`log_picture`, and
+        detections: in pixels of the example's "image".
+    """
     picture = convert_image_to_rgb(
         example["image"].float().clamp(0, 255).permute(1, 2, 0), model.input_format
     )
-    heatmaps = torch.stack([maps[corner]["heatmap"][0].float().sigmoid() for corner in maps])
-    picture = training_picture(
+    heatmaps = torch.stack([maps[corner]["heatmap"][0].float().sigmoid() for corner in CORNERS])
+    ratio = np.array(targets.cells_per_pixel)
+    corners = _corners(targets).numpy() / ratio - targets.border[::-1]
+    distances = pair_distances(maps, targets, model.pairing) if len(targets) else None
+    view = TrainingView(
         picture,
         example["instances"].to("cpu"),
         detections.to("cpu"),
         heatmaps.cpu(),
+        targets.to("cpu").dense_heatmaps(),
+        corners.reshape(-1, 4),
+        targets.classes.cpu().numpy(),
+        distances,
+        model.pairing.limit,
         stride=model.target_generator.stride,
-        origin=border,
+        origin=targets.border,
     )
-    storage.put_image("ground truth, detections, corner pairs, heat maps", picture)
+    names = MetadataCatalog.get(model.vis_dataset).get("thing_classes") if model.vis_dataset else ()
+    return training_picture(view, names)
+
+
+def pair_distances(
+    maps: CornerMaps, targets: CornerTargets, pairing: Pairing, image: int = 0
+) -> np.ndarray | None:
+    """(M, M) :meth:`.Pairing.distances` of the true corners of one image of a batch's maps."""
+    xy = _corners(targets)
+    sides = []
+    for i, corner in enumerate(CORNERS):
+        values = {}
+        for name in pairing.decoded:
+            output = maps[corner][name]
+            cells = targets.cells[:, i].to(output.device)
+            at = at_cells(output, torch.full_like(cells, image), cells)
+            values[name] = at[None].float().cpu()
+        places = xy[None, :, i]
+        sides.append(Corners(places[..., 0], targets.classes[None], places, places, values))
+    distances = pairing.distances(*sides)
+    return None if distances is None else distances[0].numpy()
+
+
+def _corners(targets: CornerTargets) -> torch.Tensor:
+    """(M, 2, 2) float32 as (corner, xy), map pixels, on the host."""
+    cells, width = targets.cells.cpu(), targets.map_size[1]
+    return torch.stack((cells % width, cells // width), dim=-1) + targets.offsets.cpu()

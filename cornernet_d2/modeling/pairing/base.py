@@ -130,6 +130,18 @@ class Pairing(abc.ABC):
             origin: (N, 2) as in :func:`.decode.decode_corners`.
         """
 
+    @property
+    def limit(self) -> float | None:
+        """The largest of :meth:`distances` that is accepted; None: the rule has no such number."""
+        return None
+
+    def distances(self, tl: Corners, br: Corners) -> Tensor | None:
+        """(N, P, P) how badly two corners fit, for pictures and reports; rows are top-left corners.
+
+        None: the rule has no such number. NaN where two corners make no box.
+        """
+        return None
+
     def statistics(self, values: CornerValues, batch: TargetBatch) -> dict[str, Tensor]:
         """What a training run is to log: name -> scalar on the device. M is at least 1."""
         return {}

@@ -38,13 +38,17 @@ class LogSize(NamedTuple):
     def __call__(
         self, tl: Corners, br: Corners, cell_size: Sequence[float], origin: Tensor | None
     ) -> Match:
+        error = self.error(tl, br)
+        # 0.14 at the tolerance: a worse fit than another's loses to it before it is rejected.
+        return Match(error <= self.tolerance, (-2 * (error / self.tolerance) ** 2).exp())
+
+    def error(self, tl: Corners, br: Corners) -> Tensor:
+        """(N, P, P) ``e`` of all pairs."""
         size = ((br.xy[:, None] - tl.xy[:, :, None]) / 2).log()  # NaN where there is no box
-        error = torch.maximum(
+        return torch.maximum(
             (size - tl.values["shift"][:, :, None]).abs(),
             (size - br.values["shift"][:, None]).abs(),
         ).amax(dim=-1)
-        # 0.14 at the tolerance: a worse fit than another's loses to it before it is rejected.
-        return Match(error <= self.tolerance, (-2 * (error / self.tolerance) ** 2).exp())
 
 
 class CentralRegion(NamedTuple):
@@ -205,6 +209,14 @@ class CentripetalPairing(Pairing):
         origin: Tensor | None = None,
     ) -> Match:
         return self.rule(tl, br, cell_size, origin)
+
+    @property
+    def limit(self) -> float | None:
+        return self.rule.tolerance if isinstance(self.rule, LogSize) else None
+
+    def distances(self, tl: Corners, br: Corners) -> Tensor | None:
+        """``e`` of :class:`LogSize`, where that is the rule."""
+        return self.rule.error(tl, br) if isinstance(self.rule, LogSize) else None
 
     def statistics(self, values: CornerValues, batch: TargetBatch) -> dict[str, Tensor]:
         """ "shift/error", the mean over objects of what :class:`LogSize` calls ``e``."""

@@ -69,8 +69,16 @@ class EmbeddingPairing(Pairing):
         cell_size: Sequence[float],
         origin: Tensor | None = None,
     ) -> Match:
+        return Match(self.distances(tl, br) <= self.threshold)
+
+    @property
+    def limit(self) -> float:
+        return self.threshold
+
+    def distances(self, tl: Corners, br: Corners) -> Tensor:
+        """Of the embeddings."""
         tl, br = (x.values["embedding"][..., 0] for x in (tl, br))
-        return Match((tl[:, :, None] - br[:, None]).abs() <= self.threshold)
+        return (tl[:, :, None] - br[:, None]).abs()
 
     def statistics(self, values: CornerValues, batch: TargetBatch) -> dict[str, Tensor]:
         """ "embedding/within" and, if two objects share an image, "embedding/between".

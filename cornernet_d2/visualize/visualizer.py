@@ -12,7 +12,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 from torch import Tensor
 
-from ..visualize import MIN_SIDE, draw_heatmap
+from .pictures import MIN_SIDE, draw_heatmap
 
 _COLOURS = colormap(rgb=True, maximum=1)
 Colour = Sequence[float] | str
@@ -51,12 +51,14 @@ class CornerNetVisualizer(Visualizer):
         stride: float = 4,
         origin: tuple[int, int] = (0, 0),
         opacity: float = 0.6,
+        gamma: float = 1.0,
     ) -> VisImage:
         """Lays a heat map over the picture; call it before what is to lie on top.
 
-        Args: see :func:`cornernet_d2.visualize.draw_heatmap`.
+        Args: see :func:`.pictures.draw_heatmap`.
         """
-        self.img = draw_heatmap(self.img.astype(np.uint8), heatmap, stride, origin, opacity)
+        picture = self.img.astype(np.uint8)
+        self.img = draw_heatmap(picture, heatmap, stride, origin, opacity, gamma)
         self.output.ax.imshow(
             self.img, extent=(0, self.output.width, self.output.height, 0), interpolation="nearest"
         )

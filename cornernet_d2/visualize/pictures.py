@@ -67,6 +67,7 @@ def draw_heatmap(
     stride: float = 4,
     origin: tuple[int, int] = (0, 0),
     opacity: float = 0.6,
+    gamma: float = 1.0,
 ) -> np.ndarray:
     """Lays a heat map over a picture: the highest class of each cell, blue (0) to red (1).
 
@@ -77,12 +78,14 @@ def draw_heatmap(
         origin: (top, left) of the picture on that canvas, pixels.
         opacity: share of the colour where the heat map is 1; it falls with the heat, so that the
             picture stays visible elsewhere.
+        gamma: exponent of the values; below 1 it lifts low ones, such as an untrained network's.
 
     Returns:
         A picture of the same size.
     """
     heat = _array(heatmap).astype(np.float32)
     heat = heat.max(0) if heat.ndim == 3 else heat
+    heat = heat.clip(0, 1) ** gamma
     canvas = (round(heat.shape[1] * stride), round(heat.shape[0] * stride))
     heat = cv2.resize(heat, canvas, interpolation=cv2.INTER_LINEAR)
     (height, width), (top, left) = picture.shape[:2], origin
@@ -131,39 +134,13 @@ def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return _join([side_by_side(row) for row in rows], axis=0)
 
 
-def training_picture(
-    picture: np.ndarray,
-    ground_truth: Instances,
-    predictions: Instances,
-    heatmaps: Tensor,
-    class_names: Sequence[str] | None = None,
-    max_boxes: int = 20,
-    stride: float = 4,
-    origin: tuple[int, int] = (0, 0),
-) -> np.ndarray:
-    """What a model sees and says of one training image.
-
-    Args:
-        picture: (H, W, 3).
-        ground_truth, predictions: in image pixels; the predictions best first.
-        heatmaps: (2, C, h, w) probabilities, top-left corners first.
-        class_names: names by class index.
-        max_boxes: predictions drawn.
-        stride, origin: see :func:`draw_heatmap`.
-
-    Returns:
-        (3, H', W') uint8 for ``EventStorage.put_image``: ground truth, predictions, corner pairs,
-        and both heat maps.
-    """
-    best = predictions[:max_boxes]
-    heats = [draw_heatmap(picture, heat, stride, origin) for heat in heatmaps]
-    pictures = [
-        draw_instances(picture, ground_truth, class_names),
-        draw_instances(picture, best, class_names),
-        draw_corners(picture, best.pred_boxes, best.pred_classes),
-        *(_visualizer(heat).output.get_image() for heat in heats),
-    ]
-    return side_by_side(pictures).transpose(2, 0, 1)
+def titled(picture: np.ndarray, title: str) -> np.ndarray:
+    """The picture under a strip of white with a title, which is made smaller to fit."""
+    strip = np.full((22, picture.shape[1], 3), 255, np.uint8)
+    (width, _), _ = cv2.getTextSize(title, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+    size = 0.5 * min(1.0, (picture.shape[1] - 6) / max(width, 1))
+    cv2.putText(strip, title, (3, 16), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate((strip, picture[..., :3]))
 
 
 def _visualizer(picture: np.ndarray) -> Visualizer:
