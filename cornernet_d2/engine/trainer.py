@@ -210,9 +210,8 @@ class CornerNetTrainer(DefaultTrainer):
         With MODEL_EMA.EVAL_BOTH the results of the second kind of weights stand under its name.
         """
         device, others = next(self.model.parameters()).device, {}
-        for kind in evaluated_kinds(self.cfg)[
-            1:
-        ]:  # first, so that files are those of the preferred
+        # The preferred kind comes last, so that the files left are of it.
+        for kind in evaluated_kinds(self.cfg)[1:]:
             logger.info("Evaluating the %s weights, then the others", kind)
             others[kind] = self.test(self.cfg, same_everywhere(self.weights(kind), device))
         results = self.test(self.cfg, self.model_to_evaluate())
