@@ -22,7 +22,7 @@ from detectron2.utils.logger import create_small_table
 from cornernet_d2 import load_config
 from cornernet_d2.engine.precision import choose_precision, precision_name
 
-CONFIG = "configs/CornerNet-Shapes.yaml"
+CONFIG = "configs/CornerNet-Shapes-centripetal.yaml"
 
 
 def run(*arguments: str) -> None:

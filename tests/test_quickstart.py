@@ -31,7 +31,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 def test_the_steps_and_the_report(
     commands: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    output = tmp_path / "output" / "shapes"
+    output = tmp_path / "output" / "shapes-centripetal"
     output.mkdir(parents=True)
     records = [{"iteration": 1, "bbox/AP": 12.5}, {"bbox/AP": 87.25, "bbox/AP-ring": 80.5}, {}]
     (output / "metrics.json").write_text("\n".join(map(json.dumps, records)))
@@ -45,7 +45,7 @@ def test_the_steps_and_the_report(
     printed = capsys.readouterr().out
     assert "87.25" in printed and "80.5" in printed and "12.5" not in printed
     for name in ("model_final.pth", "contact_sheet.png", "metrics.json", "inference/shapes_val"):
-        assert f"output/shapes/{name}" in printed
+        assert f"output/shapes-centripetal/{name}" in printed
 
 
 def test_it_stops_at_the_step_that_fails(commands: list[list[str]], tmp_path: Path) -> None:
