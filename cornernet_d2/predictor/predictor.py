@@ -79,7 +79,7 @@ class Predictor:
             names = (read_contents(path, mmap=True).get("cornernet_d2") or {}).get("classes")
         model = build_model(cfg)
         averaged = CornerNetTrainer.load_weights(cfg, model)
-        return cls(tested_model(cfg, model), cfg, names or _dataset_names(cfg), averaged)
+        return cls(tested_model(cfg, model), cfg, names or class_names(cfg), averaged)
 
     def __call__(
         self,
@@ -253,12 +253,6 @@ def load(path: str | PathLike, device: str = "auto", *, opts: Sequence[object] =
     if names is not None and len(names) != number:
         raise CheckpointError(f"{file} names {len(names)} classes for a model of {number}")
     return Predictor.from_config(cfg, names)
-
-
-def _dataset_names(cfg: CfgNode) -> list[str] | None:
-    """The names of the config's datasets, if there are as many as the model has classes."""
-    names = class_names(cfg)
-    return names if names and len(names) == cfg.MODEL.CORNERNET.NUM_CLASSES else None
 
 
 def _exceeds(picture: np.ndarray, tile: int | None) -> bool:

@@ -60,14 +60,13 @@ def run(args: argparse.Namespace) -> int:
     check_output(output, args.overwrite)
     cfg.MODEL.CORNERNET.TEST.FAST = False  # the file computes in float32: compare it with that
     model = build_predictor(cfg).model
-    names = class_names(cfg) or []
     metadata = export(
         model,
         output,
         args.format,
         max_side=args.max_side,
         raw=args.raw,
-        class_names=names if len(names) == cfg.MODEL.CORNERNET.NUM_CLASSES else [],
+        class_names=class_names(cfg) or [],
         preset=Path(args.config_file or "").stem,
     )
     print(f"{output}: {output.stat().st_size / 2**20:.1f} MiB, {metadata['input']}", flush=True)
