@@ -1,10 +1,12 @@
 """CornerNetVisualizer: corners, pairs and heat maps where they belong, labels apart."""
 
 import numpy as np
+import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
 from cornernet_d2.diagnosis import CornerNetVisualizer
+from cornernet_d2.visualize import draw_boxes
 
 GREY = np.full((240, 320, 3), 128, np.uint8)
 SCALE = 320 / 240  # of a picture of that size
@@ -105,3 +107,12 @@ def test_nothing_to_draw_changes_nothing():
     visualizer.draw_pairs(none)
     visualizer.draw_boxes(np.zeros((0, 4)))
     assert not _changed(visualizer.get_output().get_image()).any()
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
+def test_a_strip_does_not_explode(size: tuple[int, int]) -> None:
+    """To 320 pixels of height, 1 x 3000 pixels would be enlarged to 960,000 of width."""
+    picture = np.zeros((*size, 3), np.uint8)
+    drawn = draw_boxes(picture, np.array([[0, 0, size[1], size[0]]]), [0], [0.5], ["thing"])
+    assert max(drawn.shape) <= 4096
+    assert max(CornerNetVisualizer(picture).get_output().get_image().shape) <= 4096

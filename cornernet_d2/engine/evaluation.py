@@ -1,8 +1,11 @@
 """The evaluator of a dataset, by the ``evaluator_type`` in its metadata."""
 
 import copy
+import io
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from typing import Any
@@ -78,6 +81,14 @@ def tested_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     if cfg.MODEL.CORNERNET.TEST.FAST and isinstance(model, CornerNet):
         return prepare_for_inference(model)
     return model
+
+
+@contextmanager
+def printed_to_log() -> Iterator[None]:
+    """What is printed inside goes to the log when it is over."""
+    with redirect_stdout(io.StringIO()) as printed:
+        yield
+    logging.getLogger("detectron2.evaluation").info("Printed:\n%s", printed.getvalue())
 
 
 def same_everywhere(model: nn.Module, device: torch.device) -> nn.Module:

@@ -1,7 +1,5 @@
 """CornerNetTrainer: Detectron2's DefaultTrainer with what a long CornerNet run needs."""
 
-import contextlib
-import io
 import logging
 import weakref
 from typing import Any
@@ -23,7 +21,7 @@ from ..checkpoint import CheckpointError
 from ..data import CornerNetDatasetMapper
 from .checkpointer import TrainingCheckpointer
 from .ema import averaged_weights, best_metrics, build_ema, evaluated_kinds
-from .evaluation import build_evaluator, same_everywhere, tested_model
+from .evaluation import build_evaluator, printed_to_log, same_everywhere, tested_model
 from .events import build_writers
 from .guards import LossSpikeReporter, NonFiniteGuard, freeze_unreached
 from .hooks import (
@@ -226,11 +224,8 @@ class CornerNetTrainer(DefaultTrainer):
 
         What COCO's code prints goes to the log, which has the table anyway.
         """
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            results = super().test(cfg, tested_model(cfg, model), evaluators)
-        logging.getLogger("detectron2.evaluation").info("Printed:\n%s", printed.getvalue())
-        return results
+        with printed_to_log():
+            return super().test(cfg, tested_model(cfg, model), evaluators)
 
     @classmethod
     def load_weights(cls, cfg: CfgNode, model: nn.Module, resume: bool = False) -> bool:

@@ -14,6 +14,7 @@ from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 MIN_SIDE = 320  # smaller pictures are enlarged to this before drawing: labels need the room
+LONGEST = 4096  # but not beyond this
 _COLOURS = colormap(rgb=True, maximum=1)
 
 
@@ -144,8 +145,14 @@ def titled(picture: np.ndarray, title: str) -> np.ndarray:
 
 
 def _visualizer(picture: np.ndarray) -> Visualizer:
-    scale = max(1.0, MIN_SIDE / min(picture.shape[:2]))
-    return Visualizer(np.ascontiguousarray(picture), scale=scale)
+    return Visualizer(np.ascontiguousarray(picture), scale=enlargement(picture))
+
+
+def enlargement(picture: np.ndarray) -> float:
+    """Drawn pixels per pixel: 1, or what makes the shorter side MIN_SIDE, but the longer one no
+    more than LONGEST: a strip of one row would become gigabytes."""
+    short, long = sorted(picture.shape[:2])
+    return max(1.0, min(MIN_SIDE / short, LONGEST / long))
 
 
 def _name(index: int, class_names: Sequence[str] | None) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.structures import Instances
 from torch import Tensor
 
-from .pictures import MIN_SIDE, draw_heatmap, draw_instances, grid, titled
+from .pictures import draw_heatmap, draw_instances, enlargement, grid, titled
 from .visualizer import CornerNetVisualizer
 
 GAMMA = 0.5  # of heat maps: a score of 0.04 looks like 0.2
@@ -164,7 +164,7 @@ def _pairs(view: TrainingView, best: Instances) -> tuple[str, np.ndarray]:
 
 def _heat(view: TrainingView, heat: Tensor) -> np.ndarray:
     drawn = draw_heatmap(view.picture, heat, view.stride, view.origin, gamma=GAMMA)
-    scale = max(1.0, MIN_SIDE / min(drawn.shape[:2]))
+    scale = enlargement(drawn)
     return cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
 
 

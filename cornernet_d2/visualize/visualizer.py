@@ -12,7 +12,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 from torch import Tensor
 
-from .pictures import MIN_SIDE, draw_heatmap
+from .pictures import draw_heatmap, enlargement
 
 _COLOURS = colormap(rgb=True, maximum=1)
 Colour = Sequence[float] | str
@@ -41,7 +41,7 @@ class CornerNetVisualizer(Visualizer):
     ) -> None:
         img_rgb = np.ascontiguousarray(img_rgb)
         if scale is None:
-            scale = max(1.0, MIN_SIDE / min(img_rgb.shape[:2]))
+            scale = enlargement(img_rgb)
         super().__init__(img_rgb, metadata, scale, instance_mode)
         self._taken = np.zeros((0, 4))  # where labels are, image pixels
 
