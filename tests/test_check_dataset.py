@@ -9,7 +9,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from cornernet_d2.diagnosis.dataset import look_alikes
 from cornernet_d2.tools import command
+from tests.benchmarks import check as check_benchmark
 from tests.benchmarks import data as benchmark
 
 
@@ -178,3 +180,89 @@ def test_benchmark_baseline_draws_what_the_targets_draw():
     targets = generator(boxes[:, :4], boxes[:, 4], (511, 511))
     np.testing.assert_array_equal(targets.cells.T, output["tags"][:, :3])
     np.testing.assert_allclose(targets.dense_heatmaps(), output["heat"], atol=1e-6)
+
+
+def _checked(make_set, tmp_path, boxes, *arguments, categories=("cat", "dog")):
+    """Exit status, numbers and page of a check with reports."""
+    files = tmp_path / "report.html", tmp_path / "report.json"
+    report = ["--html", str(files[0]), "--json", str(files[1]), "--overwrite"]
+    status = check(*make_set(boxes, categories), *report, *arguments)
+    return status, json.loads(files[1].read_text()), files[0].read_text()
+
+
+def test_report_holds_the_numbers_and_advice(make_set, tmp_path):
+    crowd = [(8 + 12 * i, 8, 10, 10, 1, 0) for i in range(8)]
+    boxes = [[*crowd, (8, 9, 60, 60, 2, 0)], [(0, 0, 40, 40, 2, 0), (5, 50, 40, 40, 2, 1)], []]
+    arguments = ["INPUT.MIN_SIZE_TEST", "64", "MODEL.CORNERNET.TEST.TOP_K", "4"]
+    status, content, page = _checked(make_set, tmp_path, boxes, *arguments)
+    assert status == 0
+    found = content["set0_train"]
+    assert (found["images"], found["objects"], found["ignored"]) == (3, 10, 1)
+    assert found["images_without_objects"] == 1
+    # At half the size, the first cat and the large dog share the cell of their top-left corners.
+    assert found["classes"]["cat"] == {"objects": 8, "share_a_corner_cell": 1}
+    assert found["classes"]["dog"] == {"objects": 2, "share_a_corner_cell": 1}
+    assert list(found["ceilings"]) == ["0.5", "1", "1.5", "2"]
+    keys = {key: value for each in found["advice"] for key, value in each["keys"].items()}
+    assert keys["MODEL.CORNERNET.TEST.TOP_K"] == keys["TEST.DETECTIONS_PER_IMAGE"] == 50
+    assert keys["MODEL.CORNERNET.LOSS.EMBEDDING_IMAGES"] == 50.0
+    # 10 pixels, halved, are 1.25 cells: 2 cells are wanted, of which 64 becomes 102.
+    assert keys["INPUT.MIN_SIZE_TEST"] == 102 and keys["INPUT.MAX_SIZE_TEST"] == 128
+    text = " ".join(each["text"] for each in found["advice"])
+    assert "2 classes have fewer than 20 objects: cat, dog" in text and "9% of the boxes" in text
+    assert "MODEL.CORNERNET.TEST.TOP_K &quot;50&quot;" in page
+    assert page.count("<img") == page.count("data:image/") >= 5
+    assert page.index("Faults") < page.index("Advice")
+
+
+def test_faults_come_first_and_alone_where_nothing_else_can_be_said(make_set, tmp_path):
+    status, content, page = _checked(make_set, tmp_path, [[(10, 10, -5, 5, 1, 0)]] * 2)
+    assert status == 1 and "<img" not in page
+    assert len(content["set0_train"]["problems"]["cannot_be_trained_on"]) == 2
+    assert "0.png (image id 1), annotation 0" in page
+
+
+def test_strict_ends_with_1_for_any_fault(make_set, capsys):
+    arguments = make_set([[(10, 10, 40, 50, 1, 0)] * 2])
+    assert check(*arguments) == 0 and check(*arguments, "--strict") == 1
+    assert "same box and class" in capsys.readouterr().out
+
+
+def test_annotations_alone_need_no_file(make_set, tmp_path):
+    arguments = make_set([[(10, 10, 40, 50, 1, 0)]])
+    (tmp_path / "0.png").unlink()
+    assert check(*arguments) == 1
+    page = tmp_path / "a.html"
+    assert check(*arguments, "--no-images", "--html", str(page)) == 0
+    assert "Images were not looked at" in page.read_text()
+
+
+def test_files_are_not_overwritten(make_set, tmp_path, capsys):
+    (tmp_path / "a.html").write_text("mine")
+    assert check(*make_set([[(10, 10, 40, 50, 1, 0)]]), "--html", str(tmp_path / "a.html")) == 1
+    assert "a.html exists" in capsys.readouterr().err
+
+
+def test_images_that_look_alike_are_found_in_one_set_and_in_two(tmp_path):
+    pytest.importorskip("imagehash")
+    rng = np.random.default_rng(0)
+    pictures = [np.kron(rng.integers(0, 256, (6, 8)), np.ones((20, 20))) for _ in range(4)]
+    noisy = (pictures[1] + rng.normal(0, 3, pictures[1].shape)).clip(0, 255)
+    brighter = (pictures[2] + 40).clip(0, 255)  # of a like hash, and another picture
+    files = {}
+    for i, picture in enumerate(
+        [*pictures, noisy, brighter, np.zeros((9, 9)), np.full((9, 9), 99)]
+    ):
+        files[i] = str(tmp_path / f"{i}.png")
+        Image.fromarray(picture.astype(np.uint8)).save(files[i])
+    gone = str(tmp_path / "gone.png")
+    sets = {"a": [gone, files[0], files[1], files[4], files[6]], "b": [files[2], files[5]]}
+    sets["b"] += [files[7], files[0]]
+    found = look_alikes(sets)
+    assert found.looked_at == 8
+    assert found.within == [("a", 2, 3)] and found.between == [("a", 1, "b", 3)]
+
+
+def test_the_benchmark_of_the_check_measures_it(capfd):
+    assert check_benchmark.run(argparse.Namespace(images=40, objects=200)) == 0
+    assert "40 images, 200 objects" in capfd.readouterr().out

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import numbers
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
@@ -128,6 +128,8 @@ def dataset_problems(
     check_sizes: bool = False,
     image_format: str = "BGR",
     training: bool = True,
+    files: bool = True,
+    progress: Callable[[Iterable[Mapping]], Iterable[Mapping]] = iter,
 ) -> Iterator[Problem]:
     """Every fault of a dataset, in its order.
 
@@ -139,20 +141,22 @@ def dataset_problems(
         check_sizes: compare width and height with the header of every file.
         image_format: ``INPUT.FORMAT``.
         training: False: no object in any image is no fault, as there is none in a test-dev set.
+        files: False: whether the images are there is not looked at.
+        progress: wraps the dicts as they are gone through.
     """
     yield from _name_problems(thing_classes, num_classes)
     if not len(dataset_dicts) or training and not any(d.get("annotations") for d in dataset_dicts):
         what = "no object in any image" if len(dataset_dicts) else "no image"
         yield Problem(f"the dataset has {what}; there is nothing to learn")
     step = max(1, -(-len(dataset_dicts) // decoded)) if decoded else 0
-    files: dict = {}
+    names: dict = {}
     ids: dict = {}
-    for i, dataset_dict in enumerate(dataset_dicts):
+    for i, dataset_dict in enumerate(progress(dataset_dicts)):
         image = describe_image(dataset_dict)
         file_name, image_id = dataset_dict.get("file_name"), dataset_dict.get("image_id")
-        if files.setdefault(image_id, file_name) != file_name:
+        if names.setdefault(image_id, file_name) != file_name:
             # Of two datasets together they mean nothing; of one, its evaluation will mix them up.
-            text = f"{image}: its id is also that of {files[image_id]}; give it another"
+            text = f"{image}: its id is also that of {names[image_id]}; give it another"
             yield Problem(text, fatal=False)
         if ids.setdefault(file_name, image_id) != image_id:
             text = f"{image}: its file is also that of image id {ids[file_name]}; list it once"
@@ -161,21 +165,32 @@ def dataset_problems(
         if not all(isinstance(size, numbers.Real) and size >= 1 for size in sizes):
             yield Problem(f"{image}: width or height below 1 or no number; correct the dataset")
             continue
-        if not file_name or not PathManager.isfile(file_name):
-            yield Problem(
-                f"{image}: there is no such file; correct the image folder or restore the file"
+        if files:
+            yield from _file_problems(
+                dataset_dict, step and i % step == 0, check_sizes, image_format
             )
-        else:
-            try:
-                if step and i % step == 0:
-                    read_image(dataset_dict, image_format, strict=True)
-                elif check_sizes:
-                    image_size(dataset_dict, check=True)
-            except ValueError as error:
-                yield Problem(str(error))
         if training or "annotations" in dataset_dict:
             yield from annotation_problems(dataset_dict, num_classes)
         yield from _repeated_boxes(image, dataset_dict.get("annotations", ()))
+
+
+def _file_problems(
+    dataset_dict: Mapping, decode: bool, check_size: bool, image_format: str
+) -> Iterator[Problem]:
+    file_name = dataset_dict.get("file_name")
+    if not file_name or not PathManager.isfile(file_name):
+        image = describe_image(dataset_dict)
+        yield Problem(
+            f"{image}: there is no such file; correct the image folder or restore the file"
+        )
+        return
+    try:
+        if decode:
+            read_image(dataset_dict, image_format, strict=True)
+        elif check_size:
+            image_size(dataset_dict, check=True)
+    except ValueError as error:
+        yield Problem(str(error))
 
 
 def _name_problems(names: Sequence[str] | None, num_classes: int) -> Iterator[Problem]:

@@ -1,22 +1,13 @@
 """The report of an analysis: one page of HTML that needs nothing else."""
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 
 from . import pictures
 from .analysis import Analysis
 from .causes import FALSE, MISSED
+from .html import decimal, document, figure, heading, paragraph, table
 from .oracle import METRICS, ROWS
 from .summary import Summary
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right }
-th:first-child, td:first-child, .text { text-align: left }
-tr:nth-child(even) { background: #f3f3f3 }
-th { border-bottom: 1px solid #888 } img { max-width: 100%; display: block }
-figure { margin: 1.5em 0 } figcaption { color: #555; overflow-wrap: anywhere }
-"""
 
 
 def page(analyses: Sequence[Analysis], title: str, gallery: int = 12) -> str:
@@ -30,26 +21,23 @@ def page(analyses: Sequence[Analysis], title: str, gallery: int = 12) -> str:
     Raises:
         ValueError: an image of the gallery cannot be read.
     """
-    parts = [f"<h1>{escape(title)}</h1>"]
+    parts = []
     for each in analyses:
-        parts += [f"<h2>{escape(each.name)}</h2>", *_totals(each.summary), *_causes(each.summary)]
+        parts += [heading(each.name, 2), *_totals(each.summary), *_causes(each.summary)]
         parts += [*_oracle(each), *_settings(each), *_classes(each.summary), *_parts(each.summary)]
         parts += _gallery(each.summary, gallery)
-    body = "\n".join(parts)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}\n"
-        "</body></html>\n"
-    )
+    return document(title, parts)
 
 
 def _totals(summary: Summary) -> list[str]:
     totals = summary.totals
     return [
-        f"<p>{totals['images']} images, {totals['objects']} objects: {totals['found']} found, "
-        f"{totals['missed']} missed; {totals['false']} false detections; AP50 "
-        f"{_number(100 * summary.ap)}. One scale, no mirror images; an object is found by a "
-        "detection of its class that overlaps it by an IoU of 0.5.</p>"
+        paragraph(
+            f"{totals['images']} images, {totals['objects']} objects: {totals['found']} found, "
+            f"{totals['missed']} missed; {totals['false']} false detections; AP50 "
+            f"{decimal(100 * summary.ap)}. One scale, no mirror images; an object is found by a "
+            "detection of its class that overlaps it by an IoU of 0.5."
+        )
     ]
 
 
@@ -63,12 +51,12 @@ def _causes(summary: Summary) -> list[str]:
         for name in FALSE
     ]
     return [
-        "<h3>Why objects were missed</h3>",
-        _table(("cause", "objects", "AP50 if mended", "meaning"), missed),
-        "<h3>What false detections are</h3>",
-        "<p>Confident ones reach the score of best F1 of their class.</p>",
-        _table(("cause", "all", "confident", "AP50 if mended", "meaning"), false),
-        _image(
+        heading("Why objects were missed"),
+        table(("cause", "objects", "AP50 if mended", "meaning"), missed),
+        heading("What false detections are"),
+        paragraph("Confident ones reach the score of best F1 of their class."),
+        table(("cause", "all", "confident", "AP50 if mended", "meaning"), false),
+        figure(
             pictures.bars({name: 100 * gain for name, gain in gains.items()}, "AP50 gained"),
             "What AP50 would gain if a cause were no more: missed objects found, at the median "
             "score of right detections; false detections gone.",
@@ -80,12 +68,12 @@ def _oracle(analysis: Analysis) -> list[str]:
     if not analysis.oracle:
         return []
     rows = [
-        (", ".join(replaced) or "nothing", *(_number(result[metric]) for metric in METRICS))
+        (", ".join(replaced) or "nothing", *(decimal(result[metric]) for metric in METRICS))
         for replaced, result in zip(ROWS, analysis.oracle)
     ]
     return [
-        "<h3>With outputs of the network replaced by the truth</h3>",
-        _table(("perfect", *METRICS), rows),
+        heading("With outputs of the network replaced by the truth"),
+        table(("perfect", *METRICS), rows),
     ]
 
 
@@ -94,8 +82,8 @@ def _settings(analysis: Analysis) -> list[str]:
         return []
     caption = "AP50 with one setting of MODEL.CORNERNET.TEST changed; red is the one in use."
     return [
-        "<h3>Other settings</h3>",
-        _image(pictures.settings(analysis.settings, analysis.used), caption),
+        heading("Other settings"),
+        figure(pictures.settings(analysis.settings, analysis.used), caption),
     ]
 
 
@@ -105,38 +93,38 @@ def _classes(summary: Summary) -> list[str]:
         (
             name,
             x["objects"],
-            _number(x["AP50"]),
+            decimal(x["AP50"]),
             f"{x['best_threshold']:.3f}",
             f"{x['best_F1']:.3f}",
         )
         for name, x in numbers["classes"].items()
     ]
     parts = [
-        "<h3>Classes</h3>",
-        _table(("class", "objects", "AP50", "score of best F1", "best F1"), rows),
-        _image(
+        heading("Classes"),
+        table(("class", "objects", "AP50", "score of best F1", "best F1"), rows),
+        figure(
             pictures.precision_recall(summary.curves, summary.class_names),
             "Precision over recall at an IoU of 0.5.",
         ),
     ]
     if numbers["confusions"]:
         parts += [
-            "<h3>Classes confused</h3>",
-            _table(("object", "said to be", "detections"), numbers["confusions"][:20]),
+            heading("Classes confused"),
+            table(("object", "said to be", "detections"), numbers["confusions"][:20]),
         ]
     return parts
 
 
 def _parts(summary: Summary) -> list[str]:
     parts = []
-    for heading, rows in (
+    for title, rows in (
         ("Area of the box", summary.by_size()),
         ("Objects in the image", summary.by_crowding()),
     ):
         lines = [
-            (name, x["objects"], x["found"], _number(100 * x["AP50"])) for name, x in rows.items()
+            (name, x["objects"], x["found"], decimal(100 * x["AP50"])) for name, x in rows.items()
         ]
-        parts += [f"<h3>{heading}</h3>", _table(("", "objects", "found", "AP50"), lines)]
+        parts += [heading(title), table(("", "objects", "found", "AP50"), lines)]
     return parts
 
 
@@ -145,40 +133,19 @@ def _gallery(summary: Summary, number: int) -> list[str]:
     if not worst:
         return []
     parts = [
-        "<h3>Images of most errors</h3>",
-        "<p>Green: found. Red: missed, and why. Orange: confident and false, and what it is. "
-        "Dashed lines join the corners of detections.</p>",
+        heading("Images of most errors"),
+        paragraph(
+            "Green: found. Red: missed, and why. Orange: confident and false, and what it is. "
+            "Dashed lines join the corners of detections."
+        ),
     ]
     for image in worst:
         shown = summary.visible_false(image)
         missed = sum(map(bool, image.missed))
         parts.append(
-            _image(
+            figure(
                 pictures.errors(image, shown, summary.class_names),
                 f"{image.name}: {missed} missed, {int(shown.sum())} confident and false",
             )
         )
     return parts
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    rows = [[str(cell) for cell in row] for row in rows]
-    # Words to the left, numbers to the right.
-    words = [any(cell[:1].isalpha() for cell in column) for column in zip(*rows)]
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        kinds = [' class="text"' if is_word else "" for is_word in words or [False] * len(cells)]
-        columns = zip(kinds, cells)
-        return "<tr>" + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for k, c in columns) + "</tr>"
-
-    body = "\n".join(line(row, "td") for row in rows)
-    return f"<table>\n{line(heads, 'th')}\n{body}\n</table>"
-
-
-def _image(uri: str, caption: str) -> str:
-    text = escape(caption)
-    return f'<figure><img src="{uri}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-
-
-def _number(value: float) -> str:
-    return "none" if value != value else f"{value:.1f}"

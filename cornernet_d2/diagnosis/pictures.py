@@ -115,8 +115,45 @@ def errors(image: ImageDiagnosis, false: np.ndarray, class_names: Sequence[str])
         [f"{class_names[found.classes[i]]} {found.scores[i]:.2f}: {image.false[i]}" for i in wrong],
         [FALSE] * len(wrong),
     )
-    drawn = visualizer.get_output().get_image()
-    _, data = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return photo(visualizer.get_output().get_image())
+
+
+def histogram(
+    values: np.ndarray, unit: str, lines: Mapping[str, float] = {}, *, log: bool = False
+) -> str:
+    """How often values occur, with named vertical lines; a data URI of a PNG.
+
+    Args:
+        values: finite; with ``log`` above 0.
+        unit: label of the axis.
+        lines: name -> where.
+        log: bars of equal ratios rather than differences.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    low, high = (float(f(values)) if len(values) else 1.0 for f in (np.min, np.max))
+    if log:
+        axes.set_xscale("log")
+        edges = np.geomspace(low, max(high, low * 1.01), 41)
+    elif len(values) and high - low < 40 and np.array_equal(values, np.round(values)):
+        edges = np.arange(low - 0.5, high + 1)  # a bar a whole number
+    else:
+        edges = np.linspace(low, max(high, low + 1e-6), 41)
+    axes.hist(values, bins=edges, color="#4878a8")
+    for (name, place), colour in zip(lines.items(), ("#c04040", "#2a9d4a", "#8e44ad", "#e08000")):
+        axes.axvline(place, color=colour, linestyle="--", linewidth=1.5, label=f"{name} {place:g}")
+    if lines:
+        axes.legend(fontsize=8)
+    axes.set(xlabel=unit, ylabel="number")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _figure_uri(figure)
+
+
+def photo(picture: np.ndarray) -> str:
+    """An (H, W, 3) uint8 RGB picture as a data URI of a JPEG."""
+    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
     return _uri(data.tobytes(), "jpeg")
 
 

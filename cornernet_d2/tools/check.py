@@ -2,56 +2,84 @@
 
     cornernet check --data FOLDER | data.yaml | train.json
     cornernet check NAME ... --config-file FILE         registered datasets
+    cornernet check --data FOLDER --html report.html --json report.json --strict
 
 What is in it, what is wrong with it, and the ceiling: the AP that ground truth itself reaches when
 it goes through corner targets and decoding, which no training can beat. The exit status is 1 if
-the data cannot be trained on.
+the data cannot be trained on, with --strict also after any other fault. The page of HTML has
+pictures of it, images that look alike, and advice.
 """
 
 import argparse
-import contextlib
-import dataclasses
-import io
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from tqdm import tqdm
 
-from ..canvas import Canvas
-from ..data import CornerNetDatasetMapper
-from ..data.annotations import boxes_xyxy, is_ignored
 from ..data.coco import load_dataset
 from ..data.files import add_files
-from ..data.reading import image_size
 from ..data.validation import Problem, dataset_problems
+from ..diagnosis.dataset import (
+    Contents,
+    DatasetReport,
+    LookAlikes,
+    Rules,
+    ceiling,
+    dataset_page,
+    describe,
+    look_alikes,
+)
+from ..diagnosis.dataset.look_alikes import has_imagehash
+from ..diagnosis.dataset.report import problems_dict, spread
 from ..model_zoo import load_config
-from ..modeling.decode import decode_corners
-from ..targets import CornerTargets
+from . import check_output
 from .options import add_config, add_data, whole_data
 
 LISTED = 20  # classes and problems printed of each kind
 DECODED = 2000  # images read without being asked to: less than half a minute
 
 
+class Checked(NamedTuple):
+    """A dataset that was looked at; no contents where it cannot be trained on."""
+
+    name: str
+    dicts: list[dict]
+    problems: list[Problem]
+    cfg: CfgNode
+    contents: Contents | None = None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="registered datasets")
     add_data(parser)
     add_config(parser)
-    parser.add_argument(
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument(
         "--read-images", action="store_true", help=f"decode every image, not only {DECODED:,}"
     )
+    images.add_argument("--no-images", action="store_true", help="look at the annotations alone")
     parser.add_argument("--max-images", type=int, default=1000, help="images for the ceiling")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="report as one page of HTML")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="its numbers")
+    parser.add_argument("--overwrite", action="store_true", help="replace these files")
+    parser.add_argument(
+        "--strict", action="store_true", help="end with 1 for any fault, and for images in two sets"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 1 if a dataset cannot be trained on."""
     if args.names and args.data:
         raise ValueError("give --data or names of registered datasets, not both")
+    for path in filter(None, (args.html, args.json)):
+        check_output(path, args.overwrite)
     cfg = load_config(args.config_file or "CornerNet-HG104", args.opts)
     if args.data:
         files = whole_data(args)
@@ -60,10 +88,17 @@ def run(args: argparse.Namespace) -> int:
     names = args.names or list(cfg.DATASETS.TRAIN if args.config_file else ())
     if not names:
         raise ValueError("give --data PATH, --config-file, or the name of a registered dataset")
-    return max(_report(name, cfg, args) for name in names)
+    every = [_check(name, cfg, args) for name in names]
+    status = int(any(x.contents is None for x in every))
+    if args.html or args.json:
+        twins = _write_report(every, args)
+        if args.strict and isinstance(twins, LookAlikes) and twins.between:
+            status = 1
+    return int(status or (args.strict and any(x.problems for x in every)))
 
 
-def _report(name: str, cfg: CfgNode, args: argparse.Namespace) -> int:
+def _check(name: str, cfg: CfgNode, args: argparse.Namespace) -> Checked:
+    """Look at a dataset, and print what was found."""
     dicts, problems = load_dataset(name)
     classes = MetadataCatalog.get(name).get("thing_classes")
     cfg = cfg.clone()
@@ -77,13 +112,52 @@ def _report(name: str, cfg: CfgNode, args: argparse.Namespace) -> int:
             decoded=len(dicts) if args.read_images else DECODED,
             check_sizes=True,
             image_format=cfg.INPUT.FORMAT,
+            files=not args.no_images,
+            progress=partial(_bar, what=f"{name}: faults"),
         )
     _print_problems(name, len(dicts), problems)
     if any(problem.fatal for problem in problems):
-        return 1
-    print_contents(dicts, classes or [str(i) for i in range(cfg.MODEL.CORNERNET.NUM_CLASSES)])
-    print_ceiling(dicts, cfg, args.max_images)
-    return 0
+        return Checked(name, dicts, problems, cfg)
+    names = classes or [str(i) for i in range(cfg.MODEL.CORNERNET.NUM_CLASSES)]
+    contents = Contents.of(dicts, names)
+    _print_contents(contents, dicts)
+    _print_ceiling(contents, Rules.of(cfg), args.max_images)
+    return Checked(name, dicts, problems, cfg, contents)
+
+
+def _bar(items: Iterable, what: str) -> Iterable:
+    """A progress bar on a terminal, nothing elsewhere."""
+    return tqdm(items, what, disable=None, leave=False)
+
+
+def _write_report(every: Sequence[Checked], args: argparse.Namespace) -> LookAlikes | str:
+    sound = [x for x in every if x.contents is not None]
+    reports = [describe(x.name, x.dicts, x.contents, x.cfg, Rules.of(x.cfg), _bar) for x in sound]
+    twins = _look_alikes(reports, args)
+    problems = {x.name: x.problems for x in every}
+    if args.json:
+        found = twins._asdict() if isinstance(twins, LookAlikes) else twins
+        content = {x.name: {"problems": problems_dict(x.problems)} for x in every} | {
+            "look_alikes": found
+        }
+        for each in reports:
+            content[each.name] |= each.as_dict()
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
+    if args.html:
+        args.html.write_text(dataset_page(problems, reports, twins), "utf-8")
+    return twins
+
+
+def _look_alikes(reports: Sequence[DatasetReport], args: argparse.Namespace) -> LookAlikes | str:
+    """Of all images, or why not."""
+    number = sum(len(each.files) for each in reports)
+    if args.no_images:
+        return "Images were not looked at (--no-images)."
+    if not has_imagehash():
+        return "They were not looked for: pip install ImageHash."
+    if number > DECODED and not args.read_images:
+        return f"They were not looked for among {number} images; --read-images does."
+    return look_alikes({each.name: each.files for each in reports}, _bar)
 
 
 def _print_problems(name: str, images: int, problems: Sequence[Problem]) -> None:
@@ -97,15 +171,12 @@ def _print_problems(name: str, images: int, problems: Sequence[Problem]) -> None
             print(f"  and {len(found) - LISTED} more")
 
 
-def print_contents(dicts: Sequence[Mapping], classes: Sequence[str]) -> None:
+def _print_contents(contents: Contents, dicts: Sequence[Mapping]) -> None:
     """Counts and sizes of images and objects."""
-    annotations = [obj for d in dicts for obj in d["annotations"]]
-    objects = [obj for obj in annotations if not is_ignored(obj)]
-    boxes = boxes_xyxy(objects)
-    sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-    counts = np.array([sum(not is_ignored(obj) for obj in d["annotations"]) for d in dicts])
+    objects, classes = contents.objects, contents.class_names
+    counts, sides = objects.counts, objects.sides
     print(
-        f"objects: {len(objects)}, and {len(annotations) - len(objects)} crowd or ignored regions; "
+        f"objects: {len(sides)}, and {int(contents.ignored.sum())} crowd or ignored regions; "
         f"per image {_spread(counts)}; images without: {int((counts == 0).sum())}"
     )
     for side in ("width", "height"):
@@ -117,7 +188,7 @@ def print_contents(dicts: Sequence[Mapping], classes: Sequence[str]) -> None:
         f"small {small}, medium {len(sides) - small - large}, large {large}"
     )
     histogram = Counter({i: 0 for i in range(len(classes))})
-    histogram.update(obj["category_id"] for obj in objects)
+    histogram.update(objects.classes.tolist())
     ranked = histogram.most_common()
     print(f"classes: {len(classes)}, without an object: {sum(n == 0 for _, n in ranked)}")
     for category, count in ranked[:LISTED]:
@@ -126,111 +197,19 @@ def print_contents(dicts: Sequence[Mapping], classes: Sequence[str]) -> None:
         print(f"  ... fewest: {classes[ranked[-1][0]]} {ranked[-1][1]}")
 
 
-def print_ceiling(dicts: Sequence[Mapping], cfg: CfgNode, max_images: int) -> None:
+def _print_ceiling(contents: Contents, rules: Rules, max_images: int) -> None:
     """What corner maps of cells can represent of the ground truth, at the images' own size."""
-    mapper = CornerNetDatasetMapper(cfg, is_train=True)
-    step = max(1, -(-len(dicts) // max_images))
-    stride = mapper.target_generator.stride
-    total = shared = below = crowded = 0
-    images, truth, found = [], [], []
-    for image_id, d in enumerate(dicts[::step]):
-        objects = [obj for obj in d["annotations"] if not is_ignored(obj)]
-        boxes = boxes_xyxy(objects)
-        categories = np.array([obj["category_id"] for obj in objects], np.int64)
-        size = image_size(d)
-        canvas = Canvas.fit([size], mapper.size_divisibility, stride, mapper.padding)
-        targets = mapper.target_generator.on_canvas(
-            canvas, 0, torch.from_numpy(boxes), torch.from_numpy(categories)
-        )
-        total += len(targets)
-        below += int(((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) < stride).sum())
-        crowded += len(targets) > cfg.MODEL.CORNERNET.TEST.TOP_K
-        shared += _sharing(targets.cells)
-        images.append({"id": image_id, "height": size[0], "width": size[1]})
-        for obj, box in zip(d["annotations"], boxes_xyxy(d["annotations"])):
-            truth.append(_coco(image_id, obj["category_id"], box, iscrowd=int(is_ignored(obj))))
-        for category, box, score in _decoded(targets, canvas, cfg):
-            found.append(_coco(image_id, category, box, score=score))
+    found = ceiling(contents, rules, _bar(spread(len(contents.sizes), max_images), "ceiling"))
+    stride = rules.generator.stride
     print(
-        f"on the {stride}-pixel map, of {total} objects in {len(images)} images: {shared} share a "
-        f"corner cell with another, {below} have a side below {stride} px; {crowded} images have "
-        f"more than TOP_K {cfg.MODEL.CORNERNET.TEST.TOP_K}"
+        f"on the {stride}-pixel map, of {found.objects} objects in {found.images} images: "
+        f"{found.shared} share a corner cell with another, {found.below} have a side below "
+        f"{stride} px; {found.crowded} images have more than TOP_K {rules.top_k}"
     )
-    stats = _coco_stats(images, truth, found, cfg.MODEL.CORNERNET.NUM_CLASSES)
     print(
         "ceiling (ground truth through targets and decoding): "
-        + ", ".join(f"{name} {value:.3f}" for name, value in stats.items())
+        + ", ".join(f"{name} {value:.3f}" for name, value in found.stats.items())
     )
-
-
-def _decoded(
-    targets: CornerTargets, canvas: Canvas, cfg: CfgNode
-) -> list[tuple[int, np.ndarray, float]]:
-    """(class, box in image pixels, score) that perfect maps of the targets decode to."""
-    if not len(targets):
-        return []
-    height, width = targets.map_size
-    present, compact = targets.classes.unique(return_inverse=True)
-    # Channels of absent classes would be empty: leave them out.
-    generator = dataclasses.replace(targets.generator, num_classes=len(present))
-    targets = dataclasses.replace(targets, classes=compact, generator=generator)
-    heat = targets.dense_heatmaps().clamp(1e-6, 1 - 1e-6).logit()
-    maps = {}
-    for corner, side in enumerate(("tl", "br")):
-        # NaN pairs with nothing; objects that share a cell overwrite each other, as they must.
-        embedding = torch.full((1, height * width), torch.nan)
-        embedding[0, targets.cells[:, corner]] = torch.arange(len(targets)).float()
-        offset = torch.zeros(2, height * width)
-        offset[:, targets.cells[:, corner]] = targets.offsets[:, corner].T
-        maps[side] = {
-            "heatmap": heat[corner][None],
-            "embedding": embedding.view(1, 1, height, width),
-            "offset": offset.view(1, 2, height, width),
-        }
-    test = cfg.MODEL.CORNERNET.TEST
-    pairs = decode_corners(
-        maps, test.TOP_K, test.NMS_KERNEL, test.EMBEDDING_THRESHOLD, test.MAX_PAIRS
-    )
-    kept = pairs.scores[0] > 0
-    boxes = canvas.to_image(pairs.boxes[:, kept])[0].numpy()
-    categories = present[pairs.classes[0, kept]].tolist()
-    return list(zip(categories, boxes, pairs.scores[0, kept].tolist()))
-
-
-def _coco_stats(
-    images: list[dict], truth: list[dict], found: list[dict], num_classes: int
-) -> dict[str, float]:
-    coco = COCO()
-    for i, annotation in enumerate(truth):
-        annotation["id"] = i + 1  # COCOeval takes 0 for "no match"
-    categories = [{"id": i} for i in range(num_classes)]
-    coco.dataset = {"images": images, "annotations": truth, "categories": categories}
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-    if not found:
-        return dict.fromkeys((*names, "AR100"), float("nan"))
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {**dict(zip(names, evaluation.stats)), "AR100": evaluation.stats[8]}
-
-
-def _coco(image_id: int, category: int, box: np.ndarray, **rest: float) -> dict:
-    x0, y0, x1, y1 = (float(value) for value in box)
-    area = (x1 - x0) * (y1 - y0)
-    bbox = [x0, y0, x1 - x0, y1 - y0]
-    return dict(image_id=image_id, category_id=int(category), bbox=bbox, area=area, **rest)
-
-
-def _sharing(cells: torch.Tensor) -> int:
-    """Number of objects with a corner in the same cell as another object's, same corner."""
-    hit = torch.zeros(len(cells), dtype=torch.bool)
-    for side in cells.T:
-        _, inverse, counts = side.unique(return_inverse=True, return_counts=True)
-        hit |= counts[inverse] > 1
-    return int(hit.sum())
 
 
 def _spread(values: np.ndarray) -> str:

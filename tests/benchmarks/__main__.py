@@ -10,6 +10,7 @@ import sys
 SUBCOMMANDS = {
     "op": "corner pooling against a copy, cummax and loops",
     "data": "the training data loader",
+    "check": "the check of annotations as many as COCO's",
     "soft_nms": "soft-NMS against a loop over images and classes",
 }
 
