@@ -230,6 +230,7 @@ setup(
         "eval": ["faster-coco-eval"],
         "loggers": ["wandb", "mlflow"],
         "hub": ["safetensors", "huggingface_hub"],  # save_pretrained, load("OWNER/NAME")
+        "serve": ["fastapi", "uvicorn", "gradio>=5"],
         "timm": ["timm>=1.0"],
         "dev": ["pytest", "hypothesis", "black", "ruff"],
     },

@@ -29,6 +29,7 @@ ROWS = (
     ("checkpoint", "prepare"),
     ("engine",),
     ("diagnosis", "export", "predictor"),
+    ("serve",),
     ("tools",),
 )
 PARTS = [part for row in ROWS for part in row]

@@ -40,6 +40,16 @@ def read_file(file_name: str, image_format: str, *, strict: bool = False) -> np.
         return _read(file_name, image_format, strict)
 
 
+def read_bytes(data: bytes, image_format: str) -> np.ndarray:
+    """:func:`read_file` of what a file holds.
+
+    Raises:
+        ValueError: no image, damaged, or of a pixel type without known range.
+    """
+    with _named("the image"):
+        return _decode(data, image_format)
+
+
 def read_image(dataset_dict: Mapping, image_format: str, *, strict: bool = False) -> np.ndarray:
     """(H, W, channels) uint8 image of ``dataset_dict["file_name"]``, turned as EXIF says.
 

@@ -149,19 +149,22 @@ class Predictor:
         Raises:
             MemoryError: they would not fit.
         """
-        sizes = [self._network_size(picture) for picture in pictures]
-        if hasattr(self.model, "canvas"):
-            height, width = self.model.canvas(sizes).size
-            pixels = height * width * len(sizes)
-            memory.check_memory(pixels, lambda: self._bytes_per_pixel, self.model.device)
-        inputs = []
-        for picture, size in zip(pictures, sizes):
-            view = resize(picture if self.cfg.INPUT.FORMAT == "BGR" else picture[..., ::-1], size)
-            image = torch.as_tensor(np.ascontiguousarray(view.transpose(2, 0, 1)))
-            height, width = picture.shape[:2]
-            inputs.append({"image": image, "height": height, "width": width})
+        self._check_memory([self._network_size(picture) for picture in pictures])
+        return self.detect_inputs([self.to_input(picture) for picture in pictures])
+
+    def to_input(self, picture: np.ndarray) -> dict:
+        """Detectron2's dict of an (H, W, 3) uint8 BGR array, resized as the config says."""
+        size = self._network_size(picture)
+        view = resize(picture if self.cfg.INPUT.FORMAT == "BGR" else picture[..., ::-1], size)
+        image = torch.as_tensor(np.ascontiguousarray(view.transpose(2, 0, 1)))
+        height, width = picture.shape[:2]
+        return {"image": image, "height": height, "width": width}
+
+    def detect_inputs(self, inputs: Sequence[dict]) -> list[Instances]:
+        """Detect objects in what :meth:`to_input` makes, all in one batch; see :meth:`detect`."""
+        self._check_memory([tuple(x["image"].shape[-2:]) for x in inputs])
         with torch.no_grad():
-            return [result["instances"].to("cpu") for result in self.model(inputs)]
+            return [result["instances"].to("cpu") for result in self.model(list(inputs))]
 
     def save_pretrained(self, folder: str | PathLike) -> None:
         """Write model.safetensors and config.yaml, from which :func:`load` takes all it needs.
@@ -181,6 +184,16 @@ class Predictor:
     def _bytes_per_pixel(self) -> float:
         return memory.bytes_per_pixel(self.model)
 
+    def _check_memory(self, sizes: Sequence[tuple[int, int]]) -> None:
+        if hasattr(self.model, "canvas"):
+            height, width = self.model.canvas(sizes).size
+            pixels = height * width * len(sizes)
+            memory.check_memory(pixels, lambda: self._bytes_per_pixel, self.model.device)
+
+    def canvas_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the canvas for an image that the network sees in this size."""
+        return self.model.canvas([size]).size if hasattr(self.model, "canvas") else size
+
     def _network_size(self, picture: np.ndarray) -> tuple[int, int]:
         settings = self.cfg.INPUT
         return network_size(
@@ -190,10 +203,10 @@ class Predictor:
     def _same_canvas(self, first: Detected, second: Detected) -> bool:
         if first.picture is None or second.picture is None:
             return False
-        sizes = [self._network_size(item.picture) for item in (first, second)]
-        if not hasattr(self.model, "canvas"):
-            return sizes[0] == sizes[1]
-        return self.model.canvas(sizes[:1]).size == self.model.canvas(sizes[1:]).size
+        one, other = (
+            self.canvas_size(self._network_size(item.picture)) for item in (first, second)
+        )
+        return one == other
 
     def _detect_items(self, batch: list[Detected], tile: int | None) -> Iterator[Detected]:
         whole = [x for x in batch if x.picture is not None and not _exceeds(x.picture, tile)]

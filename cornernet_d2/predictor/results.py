@@ -53,6 +53,26 @@ def select(
     return kept, f"best score {best:.2f} is below the threshold {min_score:.2f}"
 
 
+def coco_rows(instances: Instances, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """What COCO's result format says of each detection, and the name of its class.
+
+    Boxes are x, y, width, height in image pixels; ``category_id`` is the class index from 0.
+    """
+    rows = []
+    boxes = instances.pred_boxes.tensor.tolist()
+    for box, score, index in zip(boxes, instances.scores.tolist(), instances.pred_classes.tolist()):
+        x0, y0, x1, y1 = (round(value, 3) for value in box)
+        rows.append(
+            {
+                "category_id": index,
+                "category_name": names[index] if names else str(index),
+                "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
+                "score": round(score, 6),
+            }
+        )
+    return rows
+
+
 class Results:
     """Detections of many images as rows, in COCO's result format and as a table.
 
@@ -66,21 +86,8 @@ class Results:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, image_id: int, file_name: str, instances: Instances) -> None:
-        boxes = instances.pred_boxes.tensor.tolist()
-        for box, score, index in zip(
-            boxes, instances.scores.tolist(), instances.pred_classes.tolist()
-        ):
-            x0, y0, x1, y1 = (round(value, 3) for value in box)
-            self.rows.append(
-                {
-                    "image_id": image_id,
-                    "file_name": file_name,
-                    "category_id": index,
-                    "category_name": self.names[index] if self.names else str(index),
-                    "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
-                    "score": round(score, 6),
-                }
-            )
+        place = {"image_id": image_id, "file_name": file_name}
+        self.rows += [place | row for row in coco_rows(instances, self.names)]
 
     def write_json(self, path: Path) -> None:
         with whole_file(str(path)) as f:

@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "report on a dataset before hours are spent on it",
     "analyze": "why a trained model misses, and what each output costs in AP",
     "export": "write a trained model as one file for another runtime",
+    "serve": "answer HTTP requests with detections, and show a page",
     "convert": "convert checkpoints between code bases",
     "overfit": "learn a few images by heart, to check a change",
     "contact-sheet": "draw ground truth beside predictions",

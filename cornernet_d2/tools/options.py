@@ -12,6 +12,7 @@ from ..data.files import register_files
 from ..data.recipe import own_data
 from ..data.sources import find_data
 from ..model_zoo import load_config, read_config
+from ..predictor import Predictor, load
 from ..predictor.build import override
 
 STARTER = "CornerNet-Small"
@@ -75,6 +76,33 @@ def model_config(args: argparse.Namespace) -> CfgNode:
         files = find_data(args.data, args.val, args.images)
         cfg = own_data(cfg, files, keep=True, opts=args.opts)
     return cfg
+
+
+def load_predictor(args: argparse.Namespace, *opts: object) -> Predictor:
+    """The model of ``args.model`` with the config in the file, or of --config-file; says so.
+
+    Args:
+        opts: keys and values before those of the command line.
+
+    Raises:
+        ValueError: there is no such file, or it tells no config.
+    """
+    opts = [*opts, *args.opts]
+    if args.config_file is None:
+        predictor = load(args.model, args.device, opts=opts)
+    else:
+        cfg = load_config(args.config_file, opts)
+        if args.model is not None:
+            cfg.MODEL.WEIGHTS = args.model
+        if args.device != "auto":
+            cfg.MODEL.DEVICE = args.device
+        predictor = Predictor.from_config(cfg)
+    names = predictor.class_names
+    known = f": {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else ""
+    kind = ", averaged weights" if predictor.averaged else ""
+    number = predictor.cfg.MODEL.CORNERNET.NUM_CLASSES
+    print(f"{predictor.cfg.MODEL.WEIGHTS}: {number} classes{known}{kind}", flush=True)
+    return predictor
 
 
 def training_config(args: argparse.Namespace) -> CfgNode:

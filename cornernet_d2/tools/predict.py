@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cornernet_d2.predictor import Detected, Predictor, load, load_config
+from cornernet_d2.predictor import Detected
 from cornernet_d2.predictor.images import find_images
 from cornernet_d2.predictor.results import (
     Results,
@@ -29,7 +29,7 @@ from cornernet_d2.predictor.results import (
 )
 from cornernet_d2.predictor.video import VIDEO_ENDINGS, drawn_frames, open_capture, write_video
 from cornernet_d2.tools import check_output
-from cornernet_d2.tools.options import add_config
+from cornernet_d2.tools.options import add_config, load_predictor
 from cornernet_d2.visualize import draw_instances
 
 WINDOW = "CornerNet detections"
@@ -65,24 +65,6 @@ def _check_not_input(source: Path, target: Path) -> None:
         raise ValueError(f"--output would overwrite the input {source}")
 
 
-def _load(args: argparse.Namespace) -> Predictor:
-    if args.config_file is None:
-        predictor = load(args.model, args.device, opts=args.opts)
-    else:
-        cfg = load_config(args.config_file, args.opts)
-        if args.model is not None:
-            cfg.MODEL.WEIGHTS = args.model
-        if args.device != "auto":
-            cfg.MODEL.DEVICE = args.device
-        predictor = Predictor.from_config(cfg)
-    names = predictor.class_names
-    known = f": {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else ""
-    kind = ", averaged weights" if predictor.averaged else ""
-    number = predictor.cfg.MODEL.CORNERNET.NUM_CLASSES
-    print(f"{predictor.cfg.MODEL.WEIGHTS}: {number} classes{known}{kind}", flush=True)
-    return predictor
-
-
 def run_images(args: argparse.Namespace) -> None:
     """Draws on images, to files or in a window.
 
@@ -94,7 +76,7 @@ def run_images(args: argparse.Namespace) -> None:
     targets = plan_outputs(images, args.output, args.overwrite) if args.output else None
     for path in filter(None, (args.json, args.csv)):
         check_output(path, args.overwrite)
-    predictor = _load(args)
+    predictor = load_predictor(args)
     chosen = class_indices(args.classes, predictor.class_names) if args.classes else None
     results, failed, start = Results(predictor.class_names), [], time.perf_counter()
     try:
@@ -165,7 +147,7 @@ def run_video(args: argparse.Namespace) -> None:
     target = _video_target(args) if args.output else None
     capture = open_capture(args.camera if args.webcam else args.video_input)
     promised = 0 if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    predictor = _load(args)
+    predictor = load_predictor(args)
     chosen = class_indices(args.classes, predictor.class_names) if args.classes else None
     batch_size = 1 if args.webcam or target is None else args.batch_size
     frames = drawn_frames(capture, predictor, args.confidence_threshold, chosen, batch_size)

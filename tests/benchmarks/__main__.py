@@ -11,6 +11,7 @@ SUBCOMMANDS = {
     "op": "corner pooling against a copy, cummax and loops",
     "data": "the training data loader",
     "check": "the check of annotations as many as COCO's",
+    "serve": "cornernet serve against the bare model, under load",
     "soft_nms": "soft-NMS against a loop over images and classes",
 }
 
