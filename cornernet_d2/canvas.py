@@ -171,12 +171,13 @@ class Canvas:
         )
         return y_inside[:, :, None] & x_inside[:, None]
 
-    def to_image(self, boxes: Tensor, *, clip_end: bool = True) -> Tensor:
+    def to_image(self, boxes: Tensor, *, clip_end: bool = True, clip: bool = True) -> Tensor:
         """Boxes (N, K, 4) in cells -> (N, K, 4) in pixels of the images, unmirrored and clipped.
 
         Args:
             boxes: float32.
             clip_end: clip at the right and bottom edges too, not only at 0.
+            clip: clip at all.
         """
         numbers = self._numbers(boxes.device)
         if any(self.mirrored):
@@ -184,6 +185,8 @@ class Canvas:
             turned = torch.stack((numbers.axis - x1, y0, numbers.axis - x0, y1), -1)
             boxes = torch.where(numbers.mirrored[..., None], turned, boxes)
         boxes = boxes / numbers.ratio.repeat(2) - numbers.border.repeat(1, 2)[:, None]
+        if not clip:
+            return boxes
         boxes = boxes.clamp(min=0)
         return torch.minimum(boxes, numbers.size.repeat(1, 2)[:, None]) if clip_end else boxes
 

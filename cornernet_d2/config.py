@@ -72,6 +72,7 @@ def _add_head(cfg: CN) -> None:
     # (modeling/pairing), or one of your own.
     cfg.MODEL.CORNERNET.PAIRING = "embedding"
     _add_centripetal(cfg)
+    _add_center(cfg)
     # channels_last memory format for weights and activations; None (null in yaml): where the
     # machine is faster with it (hardware.py), which the log says.
     cfg.MODEL.CORNERNET.CHANNELS_LAST = False
@@ -133,6 +134,20 @@ def _add_centripetal(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.CENTRIPETAL.REGION.WEIGHTED = True
 
 
+def _add_center(cfg: CN) -> None:
+    """Sources: [D] Duan et al., "CenterNet: Keypoint Triplets" (ICCV 2019) and its release."""
+    # Corners look into the object from each place of its edge. [D] sec. 3.3
+    cfg.MODEL.CORNERNET.CASCADE_POOLING = False
+    cfg.MODEL.CORNERNET.CENTER = CN()
+    # Predict centres, too, and keep a pair of corners only with a centre of its class in the middle
+    # of its box, the best of which then has a third of the say in its score. [D] sec. 3.2
+    cfg.MODEL.CORNERNET.CENTER.ENABLED = False
+    # The middle is one of so many parts of the box's width and height, odd numbers: of boxes up to
+    # LARGE_AREA, and above.
+    cfg.MODEL.CORNERNET.CENTER.PARTS = [3, 5]
+    cfg.MODEL.CORNERNET.CENTER.LARGE_AREA = 22500.0  # canvas pixels^2
+
+
 def _add_test(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.TEST = CN()
     # Corners kept per side, over all classes [P] sec. 4.2. More are kept, and more pairs, where
@@ -141,8 +156,8 @@ def _add_test(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.TEST.NMS_KERNEL = 3  # max filter on the heat maps, map pixels [P] sec. 4.2
     cfg.MODEL.CORNERNET.TEST.EMBEDDING_THRESHOLD = 0.5  # largest |e_tl - e_br| of a pair [P] 4.2
     cfg.MODEL.CORNERNET.TEST.MAX_PAIRS = 1000  # pairs kept before soft-NMS [R]
-    # What detects, a name in INFERENCE_REGISTRY: "default" (modeling/inference.py), "official" or
-    # "mmdet" (the rules of these code bases, in compat/), or one of your own.
+    # What detects, a name in INFERENCE_REGISTRY: "default" (modeling/inference.py), "official",
+    # "mmdet" or "centernet" (the rules of these code bases, in compat/), or one of your own.
     cfg.MODEL.CORNERNET.TEST.CONVENTION = "default"
     # Test-time augmentation; or with TEST.AUG.ENABLED Detectron2's MIN_SIZES, MAX_SIZE and FLIP.
     cfg.MODEL.CORNERNET.TEST.SCALES = [1.0]  # [R] multi-scale: .5 .75 1 1.25 1.5

@@ -5,7 +5,7 @@ of 80 on COCO, about 10 of 1,203 on LVIS. What takes the host is planned there, 
 is never waited for.
 
 Letters: N images, C classes, M objects, K ignore regions, P planes; h, w map (cells);
-D = 2 * largest radius + 1.
+D = 2 * largest radius + 1; Q points of an object: top-left and bottom-right corner, perhaps centre.
 """
 
 import bisect
@@ -93,8 +93,8 @@ class Heatmaps(NamedTuple):
     """Heat maps of N images; what is not here is 0 and not ignored.
 
     Attributes:
-        values: (P, 2, h, w) float32, corner 0 is top-left.
-        ignore: (P, 2, h, w) bool, cells neither positive nor negative; None if there are none.
+        values: (P, Q, h, w) float32, point 0 is the top-left corner.
+        ignore: (P, Q, h, w) bool, cells neither positive nor negative; None if there are none.
         planes: which planes the P are.
     """
 
@@ -102,13 +102,13 @@ class Heatmaps(NamedTuple):
     ignore: Tensor | None
     planes: Planes
 
-    def of_corner(self, corner: int) -> tuple[Tensor, Tensor | None, Planes]:
-        """The same of one corner: values and ignored cells (P, h, w), and which planes."""
-        ignore = None if self.ignore is None else self.ignore[:, corner]
-        return self.values[:, corner], ignore, self.planes
+    def of_point(self, point: int) -> tuple[Tensor, Tensor | None, Planes]:
+        """The same of one point: values and ignored cells (P, h, w), and which planes."""
+        ignore = None if self.ignore is None else self.ignore[:, point]
+        return self.values[:, point], ignore, self.planes
 
     def dense(self) -> tuple[Tensor, Tensor | None]:
-        """All planes: values and ignored cells, (N, 2, C, h, w), or None for these."""
+        """All planes: values and ignored cells, (N, Q, C, h, w), or None for these."""
         ignore = None if self.ignore is None else _dense(self.ignore, self.planes)
         return _dense(self.values, self.planes), ignore
 
@@ -118,12 +118,13 @@ class HeatmapPlan(NamedTuple):
 
     Attributes:
         index: (P,) int64; see :class:`Planes`.
-        peaks: (2M, 4) int64, a corner a row: ``2 * plane of the P + corner``, y, x and radius in
+        peaks: (Q * M, 4) int64, a point a row: ``Q * plane of the P + point``, y, x and radius in
             cells, ascending by radius.
         regions: (K, 5) int64: plane of the P, then ``x0 y0 x1 y1`` in cells, both ends inside.
         numbers, shape: ``index`` on the host, and (N, C).
         groups: radius of the window and number of ``peaks``, of like radius, to draw together.
         map_size: (h, w).
+        points: Q.
     """
 
     index: Tensor
@@ -133,6 +134,7 @@ class HeatmapPlan(NamedTuple):
     shape: tuple[int, int]
     groups: tuple[tuple[int, int], ...]
     map_size: tuple[int, int]
+    points: int
 
     TENSORS = ("index", "peaks", "regions")
 
@@ -150,21 +152,22 @@ class HeatmapPlan(NamedTuple):
         """Plan from what the targets of N images hold, all int64 on the CPU.
 
         Args:
-            planes, cells, radii: (M,) ``image * C + class``; (M, 2) flat cells; (M,) cells.
+            planes, cells, radii: (M,) ``image * C + class``; (M, Q) flat cells; (M,) cells.
             ignore_planes, ignore_cells: (K,) and (K, 4), of the regions.
             shape, map_size: (N, C) and (h, w).
         """
         index, rank = torch.cat((planes, ignore_planes)).unique(return_inverse=True)
-        row = 2 * rank[: len(planes), None] + torch.arange(2)
-        width = map_size[1]
-        columns = (row, cells // width, cells % width, radii[:, None].expand(-1, 2))
+        points, width = cells.shape[1], map_size[1]
+        row = points * rank[: len(planes), None] + torch.arange(points)
+        columns = (row, cells // width, cells % width, radii[:, None].expand(-1, points))
         peaks = torch.stack(columns, -1).flatten(0, 1)
         peaks = peaks[peaks[:, 3].argsort(stable=True)]
         # Windows as large as the largest radius would cost one large object's area for each.
         lengths = itertools.groupby(peaks[:, 3].tolist(), key=int.bit_length)
         groups = [(members[-1], len(members)) for members in (list(m) for _, m in lengths)]
         regions = torch.cat((rank[len(planes) :, None], ignore_cells), 1)
-        return cls(index, peaks, regions, tuple(index.tolist()), shape, tuple(groups), map_size)
+        numbers = tuple(index.tolist())
+        return cls(index, peaks, regions, numbers, shape, tuple(groups), map_size, points)
 
     def to(self, device: torch.device) -> "HeatmapPlan":
         """The same with the tensors on ``device``."""
@@ -173,17 +176,21 @@ class HeatmapPlan(NamedTuple):
     def draw(self) -> Heatmaps:
         """Draw on the device of the tensors.
 
-        Each corner is exactly 1, surrounded by ``exp(-d^2 / (2 s^2))`` with ``s = (2r + 1) / 6``
-        in the window of +-r cells; where windows overlap the larger value stays (paper section
-        3.2). A corner's own cell is never ignored.
+        Each point is exactly 1, surrounded by ``exp(-d^2 / (2 s^2))`` with ``s = (2r + 1) / 6``
+        (of centres / 5, as CenterNet's release) in the window of +-r cells; where windows overlap
+        the larger value stays (paper section 3.2). A point's own cell is never ignored.
         """
         height, width = self.map_size
-        heat = torch.zeros((len(self.index), 2, height, width), device=self.index.device)
+        shape = (len(self.index), self.points, height, width)
+        heat = torch.zeros(shape, device=self.index.device)
         for reach, peaks in self._pieces():
             row, y, x, radius = peaks.unbind(1)
             step = torch.arange(-reach, reach + 1, device=heat.device)
-            rows, row_values = _window(y, radius, step, height)
-            columns, column_values = _window(x, radius, step, width)
+            # In double: vectorised float32 exp rounds by the place in memory, so that an object's
+            # heat map would depend, in the last bit, on what else is in the batch.
+            sigma = (2 * radius + 1).double() / (6 - (row % self.points == 2).double())
+            rows, row_values = _window(y, radius, step, sigma, height)
+            columns, column_values = _window(x, radius, step, sigma, width)
             cell = ((row[:, None] * height + rows) * width)[:, :, None] + columns[:, None]
             values = row_values[:, :, None] * column_values[:, None]
             # The largest value does not depend on the order: deterministic on every device.
@@ -201,7 +208,7 @@ class HeatmapPlan(NamedTuple):
         ]
 
     def _draw_ignore(self) -> Tensor:
-        """(P, 2, h, w) bool, by counting at each cell the regions that began and did not end."""
+        """(P, Q, h, w) bool, by counting at each cell the regions that began and did not end."""
         height, width = self.map_size
         plane, x0, y0, x1, y1 = self.regions.unbind(1)
         ends = torch.zeros(
@@ -211,24 +218,26 @@ class HeatmapPlan(NamedTuple):
         for y, x, sign in ((y0, x0, 1), (y0, x1 + 1, -1), (y1 + 1, x0, -1), (y1 + 1, x1 + 1, 1)):
             ends.index_put_((plane, y, x), sign * one, accumulate=True)
         counts = ends.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
-        ignore = (counts[:, None, :-1, :-1] > 0).repeat(1, 2, 1, 1)
+        ignore = (counts[:, None, :-1, :-1] > 0).repeat(1, self.points, 1, 1)
         row, y, x, _ = self.peaks.unbind(1)
         ignore.view(-1).index_fill_(0, (row * height + y) * width + x, False)
         return ignore
 
 
-def _window(centre: Tensor, radii: Tensor, step: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _window(
+    centre: Tensor, radii: Tensor, step: Tensor, sigma: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
     """Positions (M, D) along one axis and the Gaussian's factor there, 0 outside its window."""
     position = centre[:, None] + step
-    # In double: vectorised float32 exp rounds by the place in memory, so that an object's heat map
-    # would depend, in the last bit, on what else is in the batch.
-    sigma = (2 * radii[:, None] + 1).double() / 6
     inside = (step.abs() <= radii[:, None]) & (position >= 0) & (position < size)
-    return position.clamp(0, size - 1), torch.exp(-(step**2) / (2 * sigma**2)).float() * inside
+    return (
+        position.clamp(0, size - 1),
+        torch.exp(-(step**2) / (2 * sigma[:, None] ** 2)).float() * inside,
+    )
 
 
 def _dense(part: Tensor, planes: Planes) -> Tensor:
-    """(P, 2, h, w) -> (N, 2, C, h, w)."""
+    """(P, Q, h, w) -> (N, Q, C, h, w)."""
     every = part.new_zeros((math.prod(planes.shape), *part.shape[1:]))
     every = every.index_copy(0, planes.index, part)
     return every.unflatten(0, planes.shape).transpose(1, 2)

@@ -5,7 +5,8 @@ model's device draws the dense heat maps of a batch from them. The sparse part i
 an object, on which NumPy spends a third of the time that torch does.
 
 Letters: N images, C classes, M objects, K ignore regions; H, W canvas (the padded image
-the network sees, pixels); h, w map (cells). Corner 0 is top-left. Boxes are ``x0 y0 x1 y1``.
+the network sees, pixels); h, w map (cells); Q points of an object: its two corners (0 is top-left)
+and, where asked for, its centre. Boxes are ``x0 y0 x1 y1``.
 """
 
 import dataclasses
@@ -28,10 +29,10 @@ class CornerTargets:
     """Sparse targets of one image: a few hundred bytes where the heat maps take megabytes.
 
     Attributes:
-        cells: (M, 2) int64, flat map index ``y * w + x`` of each object's two corners.
-        offsets: (M, 2, 2) float32, (corner, xy), what flooring to the cell lost, in cells [0, 1].
+        cells: (M, Q) int64, flat map index ``y * w + x`` of each object's points.
+        offsets: (M, Q, 2) float32, (point, xy), what flooring to the cell lost, in cells [0, 1].
         classes: (M,) int64 in [0, C).
-        radii: (M,) int64, radius of the Gaussian around each corner, in cells.
+        radii: (M,) int64, radius of the Gaussian around each point, in cells.
         ignore_cells: (K, 4) int64, ``x0 y0 x1 y1`` in cells, both ends inside.
         ignore_classes: (K,) int64 in [0, C), the one class that each region hides.
         generator, canvas_size, border: what made them: the rules, for which (H, W) of the canvas
@@ -131,11 +132,11 @@ class CornerTargets:
         return self.padded(canvas.size) if extends else None
 
     def dense_heatmaps(self) -> Tensor:
-        """(2, C, h, w) float32 heat maps, 1 at each corner and a Gaussian around it."""
+        """(Q, C, h, w) float32 heat maps, 1 at each point and a Gaussian around it."""
         return draw_heatmaps([self]).dense()[0][0]
 
     def ignore_mask(self) -> Tensor | None:
-        """(2, C, h, w) bool, True where a cell is neither positive nor negative; None if none."""
+        """(Q, C, h, w) bool, True where a cell is neither positive nor negative; None if none."""
         ignore = draw_heatmaps([self]).dense()[1]
         return None if ignore is None else ignore[0]
 
@@ -150,7 +151,6 @@ def plan_heatmaps(targets: Sequence[CornerTargets]) -> HeatmapPlan:
     if len(shapes) != 1:
         raise ValueError(f"targets must agree in (classes, height, width), got {sorted(shapes)}")
     num_classes, *size = shapes.pop()
-
     numbered = {"classes": num_classes, "ignore_classes": num_classes}
     joined = [
         torch.cat([getattr(t, name) + i * numbered.get(name, 0) for i, t in enumerate(targets)])
@@ -175,6 +175,7 @@ class CornerTargetGenerator:
         gaussian: False leaves only the corner cells themselves above 0.
         clip: where boxes end at most: "canvas", at (H, W), where a corner has the last cell and
             an offset of 1; "last_pixel", at (H - 1, W - 1), as in the authors' code.
+        center: also the middle of the clipped box (CenterNet).
     """
 
     num_classes: int
@@ -184,6 +185,7 @@ class CornerTargetGenerator:
     fixed_radius: int | None = None
     gaussian: bool = True
     clip: str = "canvas"
+    center: bool = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, stride: int) -> "CornerTargetGenerator":
@@ -197,6 +199,7 @@ class CornerTargetGenerator:
             fixed_radius=settings.FIXED_RADIUS,
             gaussian=settings.GAUSSIAN,
             clip=settings.CLIP,
+            center=cfg.MODEL.CORNERNET.CENTER.ENABLED,
         )
 
     def __post_init__(self) -> None:
@@ -224,29 +227,30 @@ class CornerTargetGenerator:
             ignore_boxes: (K, 4) in canvas pixels; their cells that are no corner of an object
                 take no part in the heat map loss of the class ``ignore_classes`` (K,).
 
-        A box that is not finite or a class out of range raises ValueError.
-        """
-        device = getattr(boxes, "device", "cpu")
+        A box that is not finite or a class out of range raises ValueError."""
         size = tuple(map(int, image_size))
         ratio = np.array(cells_per_pixel(size, self.stride) * 2)
         height, width = map_size(size, self.stride)
         last = np.array([width - 1, height - 1])
 
         boxes, classes = self._valid(boxes, classes, size)
-        corners = (boxes * ratio).reshape(-1, 2, 2)  # float64: float32 moves them across cells
-        xy = np.minimum(corners.astype(np.int64), last)
+        points = (boxes * ratio).reshape(-1, 2, 2)  # float64: float32 moves them across cells
+        if self.center:
+            points = np.concatenate((points, points.mean(axis=1, keepdims=True)), axis=1)
+        xy = np.minimum(points.astype(np.int64), last)
         if ignore_boxes is None:
             ignored = boxes[:0], classes[:0]
         else:
             ignored = self._valid(ignore_boxes, ignore_classes, size)
         arrays = {
             "cells": xy[..., 1] * width + xy[..., 0],
-            "offsets": (corners - xy).astype(np.float32),
+            "offsets": (points - xy).astype(np.float32),
             "classes": classes,
             "radii": self._radii(boxes, ratio),
             "ignore_cells": np.minimum((ignored[0] * ratio).astype(np.int64), [*last, *last]),
             "ignore_classes": ignored[1],
         }
+        device = getattr(boxes, "device", "cpu")
         tensors = {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
         return CornerTargets(**tensors, generator=self, canvas_size=size)
 

@@ -181,8 +181,8 @@ def test_counts_are_those_of_the_evaluation(cfg, overrides):
     for image, result in zip(summary.images, results):
         for ours, theirs in zip(image.found, result):
             np.testing.assert_array_equal(ours, theirs)
-    assert analysis.oracle[0]["AP"] == pytest.approx(expected["AP"], abs=1e-9)
-    assert analysis.oracle[0]["AP50"] == pytest.approx(expected["AP50"], abs=1e-9)
+    assert analysis.oracle[()]["AP"] == pytest.approx(expected["AP"], abs=1e-9)
+    assert analysis.oracle[()]["AP50"] == pytest.approx(expected["AP50"], abs=1e-9)
     assert 100 * summary.ap == pytest.approx(expected["AP50"], abs=1e-9)
     evaluation = evaluate(rows, results)
     assert summary.totals == {"images": 2, **evaluation.counts}

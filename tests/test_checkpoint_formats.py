@@ -17,6 +17,7 @@ from cornernet_d2.checkpoint import (
     Checkpoint,
     CheckpointError,
     CornerNetCheckpointer,
+    build_config,
     build_contents,
     detect_format,
     infer_architecture,
@@ -41,6 +42,8 @@ HG104 = {
     "MODEL.HOURGLASS.STEM_WIDTH": 128,
     "MODEL.HOURGLASS.OUT_CHANNELS": 256,
     "MODEL.CORNERNET.PAIRING": "embedding",
+    "MODEL.CORNERNET.CENTER.ENABLED": False,
+    "MODEL.CORNERNET.CASCADE_POOLING": False,
     "MODEL.CORNERNET.NUM_CLASSES": 80,
     "MODEL.CORNERNET.HEAD_WIDTH": 256,
     "MODEL.CORNERNET.HEAD_KERNEL": 3,
@@ -90,7 +93,37 @@ CENTRIPETAL_NAMES = [
         "backbone.hg_modules.1.low2.up1.0.skip.0.weight",
     ),
 ]
-EMBEDDING_FORMATS = [fmt for fmt in FORMATS if fmt not in ("centripetalnet", "squeeze")]
+# CenterNet's names of a CornerNet without centres are the first release's.
+OTHERS = ("centripetalnet", "squeeze", "centernet")
+EMBEDDING_FORMATS = [fmt for fmt in FORMATS if fmt not in OTHERS]
+TRIPLETS = {
+    **HG104,
+    "MODEL.CORNERNET.CENTER.ENABLED": True,
+    "MODEL.CORNERNET.CASCADE_POOLING": True,
+}
+# Keys of the release's CenterNet-104 and -52 under a current PyTorch, and without counters.
+CENTERNET_ORDERS = {
+    2: (
+        "78c56c29b010d0ad3090a3443fccaa0a545e11dc9ed6d62b62e8f581ee596562",
+        "595b0d01fbb4758405fe8499401ff9c87684b40d7ad84aec3ac6ac33b623e747",
+    ),
+    1: (
+        "0e01f2dd02302bb3e58572945237108f5d603abf27a9dbe7a85ac2000e04b4b3",
+        "7fbb4d98c1720216febcfa282de5a78cfd4f7d6baf9607dd0471204ce49cee9b",
+    ),
+}
+# ours, the release's: from its source
+CENTERNET_NAMES = [
+    ("head.0.tl.pool.look1.weight", "tl_cnvs.0.look_conv1.conv.weight"),
+    ("head.1.br.pool.look2.norm.bias", "br_cnvs.1.look_conv2.bn.bias"),
+    ("head.1.br.pool.mix2.weight", "br_cnvs.1.P2_look_conv.weight"),
+    ("head.0.center.pool.p1.norm.weight", "ct_cnvs.0.p1_conv1.bn.weight"),
+    ("head.0.center.pool.merge.norm.bias", "ct_cnvs.0.p_bn1.bias"),
+    ("head.1.center.heatmap.1.bias", "ct_heats.1.1.bias"),
+    ("head.0.center.offset.0.weight", "ct_regrs.0.0.conv.weight"),
+    ("head.0.tl.embedding.1.bias", "tl_tags.0.1.bias"),
+    ("backbone.inter_convs.0.norm.bias", "inters_.0.1.bias"),
+]
 SQUEEZE = {
     **HG104,
     "MODEL.BACKBONE.NAME": "build_squeeze_backbone",
@@ -102,6 +135,11 @@ SQUEEZE = {
 # The 990 keys of the authors' CornerNet-Squeeze under a current PyTorch, and 845 without counters.
 SQUEEZE_ORDER = "51ff9ffddeeb9320f6fa358a3d62ce6af8e327a333ceda9b94e53e3a0d164913"
 SQUEEZE_ORDER_040 = "3fccac284b84b2741d9148a57f055000586c1e465b0c2982b41ee4b423009b43"
+SMALL = {
+    "MODEL.HOURGLASS.DEPTH": 1,
+    "MODEL.HOURGLASS.WIDTHS": [4, 6],
+    "MODEL.HOURGLASS.BLOCKS": [1, 1],
+}
 # ours, princeton, mmdet: from the three code bases' sources
 NAMES = [
     ("backbone.stem.0.weight", "pre.0.conv.weight", "backbone.stem.0.conv.weight"),
@@ -240,14 +278,39 @@ class TestNames:
             key = "module.hg.hgs.0.up1.0.conv1.weight"  # both have it, of different blocks
             assert rename(key, source, target) is None
 
-    def test_squeeze_goes_into_its_own_format_alone(self):
-        architecture = {
-            **SQUEEZE,
-            "MODEL.HOURGLASS.DEPTH": 1,
-            "MODEL.HOURGLASS.WIDTHS": [4, 6],
-            "MODEL.HOURGLASS.BLOCKS": [1, 1],
+    @pytest.mark.parametrize("stacks, orders", CENTERNET_ORDERS.items())
+    def test_centernet_has_the_release_s_keys_in_its_order(self, stacks, orders):
+        shapes = expected_shapes({**TRIPLETS, "MODEL.HOURGLASS.STACKS": stacks})
+        theirs = [rename(key, "d2", "centernet") for key in shapes]
+        assert detect_format(theirs) == ("centernet", 630 * stacks)
+        assert [rename(key, "centernet", "d2") for key in theirs] == list(shapes)
+        every = sort_keys(theirs, "centernet")
+        old = [key for key in every if not key.endswith("num_batches_tracked")]
+        found = tuple(hashlib.sha256("\n".join(keys).encode()).hexdigest() for keys in (every, old))
+        assert found == orders
+
+    @pytest.mark.parametrize("ours, theirs", CENTERNET_NAMES)
+    def test_centernet_table(self, ours, theirs):
+        assert rename(ours, "d2", "centernet") == f"module.{theirs}"
+        assert rename(theirs, "centernet", "d2") == ours
+
+    def test_centernet_goes_both_ways_and_nowhere_else(self):
+        state = {
+            k: torch.rand(shape) for k, shape in expected_shapes({**TRIPLETS, **SMALL}).items()
         }
-        state = {k: torch.rand(shape) for k, shape in expected_shapes(architecture).items()}
+        back = parse(build_contents(parse(state, "file"), "centernet"), "file")
+        assert back.source == "centernet" and back.convention.preset == "official"
+        assert set(back.weights) == set(state) and not back.left_over
+        assert all(back.weights[k] is v for k, v in state.items())
+        assert infer_architecture(back.weights) == {**TRIPLETS, **SMALL}
+        cfg = build_config(back, "file")
+        assert cfg.MODEL.CORNERNET.TEST.CONVENTION == "centernet"
+        for target in ("princeton", "lite", "mmdet", "centripetalnet", "squeeze"):
+            with pytest.raises(CheckpointError, match="not the blocks of this one"):
+                build_contents(back, target)
+
+    def test_squeeze_goes_into_its_own_format_alone(self):
+        state = {k: torch.rand(shape) for k, shape in expected_shapes({**SQUEEZE, **SMALL}).items()}
         published = build_contents(parse(state, "file"), "squeeze")
         back = parse(published, "file")
         assert back.source == "squeeze" and back.convention.preset == "official"

@@ -25,10 +25,11 @@ def _found(*rows):
     return Found(boxes, np.array(scores, np.float64), np.array(classes, np.int64))
 
 
-def _stages(tl=(), br=(), accepted=None, kept=None, survivors=None, detections=()):
+def _stages(tl=(), br=(), accepted=None, confirmed=None, kept=None, survivors=None, detections=()):
     """Corners are (x, y, class, score); every pair of one class that makes a box is in the table.
 
-    accepted: (tl, br) numbers; None: all. kept: the same. survivors: None: the detections.
+    accepted: (tl, br) numbers; None: all. confirmed, kept: the same. survivors: None: the
+    detections.
     """
     sides = [
         Side(
@@ -44,14 +45,18 @@ def _stages(tl=(), br=(), accepted=None, kept=None, survivors=None, detections=(
         for j, b in enumerate(br)
         if a[2] == b[2] and b[0] > a[0] and b[1] > a[1]
     ]
-    yes = np.array([accepted is None or pair in accepted for pair in index], dtype=bool)
+
+    def among(pairs):
+        return np.array([pairs is None or pair in pairs for pair in index], dtype=bool)
+
     pairs = PairTable(
         np.array([(*tl[i][:2], *br[j][:2]) for i, j in index], np.float64).reshape(-1, 4),
         np.array([tl[i][2] for i, _ in index], np.int64),
         np.array(index, np.int64).reshape(-1, 2),
         np.array([(tl[i][3] + br[j][3]) / 2 for i, j in index], np.float64),
-        yes,
-        yes & np.array([kept is None or pair in kept for pair in index], dtype=bool),
+        among(accepted),
+        among(confirmed),
+        among(accepted) & among(confirmed) & among(kept),
     )
     detections = _found(*detections)
     return Stages(
@@ -72,6 +77,7 @@ CASES = {
     "badly localised": {"tl": [(20, 20, 0, 0.8)], "br": [(40, 40, 0, 0.8)]},
     "rejected by the pairing": {"tl": [TL], "br": [BR], "accepted": []},
     "paired with another object": {"tl": [TL, TL2], "br": [BR, BR2], "accepted": [(0, 1)]},
+    "no centre": {"tl": [TL], "br": [BR], "confirmed": []},
     "suppressed by soft-NMS": {"tl": [TL], "br": [BR], "detections": [BETTER]},
     "below the score": {"tl": [(10, 10, 0, 0.05)], "br": [(50, 50, 0, 0.05)]},
     "beyond the limit": {
@@ -183,7 +189,7 @@ def _random_images(seed, images=12, classes=3):
             labels,
             np.stack((every, every), 1),
             scores,
-            *[rng.random(len(around)) < 0.7] * 2
+            *[rng.random(len(around)) < 0.7] * 3
         )
         truths.append(truth)
         stages.append(Stages(*corners, pairs, found, found))

@@ -19,6 +19,7 @@ from tests.parity.check import Case, match_rows, stats
 from tests.parity.official import network
 from tests.parity.ours import decode
 from tests.parity.reference import (
+    CenterNetReference,
     CentripetalReference,
     MMDetReference,
     OfficialReference,
@@ -29,6 +30,7 @@ from tests.parity.reference import (
 FIXTURES = Path(__file__).parent / "fixtures"
 OFFICIAL, MMDET = FIXTURES / "reference", FIXTURES / "reference_mmdet"
 CENTRIPETAL, SQUEEZE = FIXTURES / "reference_centripetal", FIXTURES / "reference_squeeze"
+CENTERNET = FIXTURES / "reference_centernet"
 LARGER = [
     Path(path) for path in os.environ.get("CORNERNET_D2_REFERENCE", "").split(os.pathsep) if path
 ]
@@ -277,6 +279,34 @@ class TestSqueeze:
         assert [check for check in checks if not check.passed]
 
 
+class TestCenterNet:
+    @pytest.mark.parametrize("file", files(CENTERNET))
+    def test_every_case_holds(self, file):
+        assert not every_case_holds(CENTERNET, file)
+
+    @pytest.mark.parametrize(
+        "file, array, step",
+        [
+            ("decode.npz", "centers", 1e-2),
+            ("pooling.npz", "ties/center_grad_a", 1e-2),
+            ("pooling.npz", "cascade_tl2_output", 1e-4),
+            ("pooling.npz", "tl_pool/eval/output", 1e-2),
+            ("pooling.npz", "center_pool/train/grad/p1_conv1.conv.weight/sample", 1.0),
+            ("postprocess.npz", "image0/checked", 1),
+            ("postprocess.npz", "image0/final", 1e-2),
+            ("targets.npz", "ct_regr", 1e-5),
+            ("targets.npz", "ct_ind", 1),
+            ("targets.npz", "default_ct_heat_value", 1e-4),
+            ("targets.npz", "maps_delta5", 1e-4),
+        ],
+    )
+    def test_an_error_in_any_place_is_found(self, tmp_path, file, array, step):
+        shutil.copy(CENTERNET / "pooling.npz", tmp_path)  # which tells the kind
+        folder = changed(CENTERNET, tmp_path, file, first_number_moved(array, step))
+        checks = list(compare(folder, [file]))
+        assert [check for check in checks if not check.passed]
+
+
 class TestCommand:
     @pytest.mark.parametrize(
         "kind, files",
@@ -288,12 +318,18 @@ class TestCommand:
             (OfficialReference, ["weights.py", "losses.npz"]),
             (OfficialReference, ["network_511.npz"]),
             (SqueezeReference, ["weights.py", "decode.npz", "blocks.npz"]),
+            (CenterNetReference, ["weights.py", "decode.npz", "pooling.npz"]),
         ],
     )
     def test_the_files_tell_the_kind(self, tmp_path, kind, files):
         for file in files:
             (tmp_path / file).touch()
         assert type(open_folder(str(tmp_path))) is kind
+
+    def test_keys_tell_the_kind_of_a_network_alone(self, tmp_path):
+        (tmp_path / "keys.json").write_text('{"keys": [{"key": "module.ct_heats.0.1.weight"}]}')
+        (tmp_path / "network_255.npz").touch()
+        assert type(open_folder(str(tmp_path))) is CenterNetReference
 
     def test_table_and_status(self, folder, capsys, tmp_path):
         report = tmp_path / "report.json"

@@ -52,6 +52,8 @@ def infer_architecture(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "MODEL.HOURGLASS.STEM_WIDTH": channels("backbone.stem.0.weight"),
         "MODEL.HOURGLASS.OUT_CHANNELS": channels("backbone.out_convs.0.weight"),
         **recognise_pairing(outputs),
+        "MODEL.CORNERNET.CENTER.ENABLED": any(key.startswith("head.0.center.") for key in weights),
+        "MODEL.CORNERNET.CASCADE_POOLING": "head.0.tl.pool.look1.weight" in weights,
         "MODEL.CORNERNET.NUM_CLASSES": channels("head.0.tl.heatmap.1.weight"),
         "MODEL.CORNERNET.HEAD_WIDTH": channels("head.0.tl.heatmap.0.weight"),
         "MODEL.CORNERNET.HEAD_KERNEL": int(weights["head.0.tl.heatmap.0.weight"].shape[-1]),

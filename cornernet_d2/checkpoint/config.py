@@ -26,6 +26,7 @@ _CONFIGS = {
         "mmdet": "CentripetalNet-HG104-mmdet",
         "centripetalnet": "CentripetalNet-HG104-official",
     },
+    "triplets": {"default": "CornerNet-HG104", "official": "CenterNet-HG104"},
 }
 
 
@@ -84,6 +85,8 @@ def build_config(checkpoint: Checkpoint, path: str) -> CfgNode:
 def _kind(values: Mapping[str, Any]) -> str:
     if values.get("MODEL.CORNERNET.PAIRING") == "centripetal":
         return "centripetal"
+    if values["MODEL.CORNERNET.CENTER.ENABLED"]:
+        return "triplets"
     return "squeeze" if values["MODEL.BACKBONE.NAME"] == "build_squeeze_backbone" else "hourglass"
 
 

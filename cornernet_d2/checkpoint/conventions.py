@@ -1,8 +1,8 @@
 """What a set of weights expects of its input; weights alone do not tell.
 
-The authors' release and CornerNet-Lite feed BGR images with their own statistics and pad with
-black; MMDetection feeds RGB with ImageNet's and pads with the mean; CentripetalNet's authors feed
-BGR with ImageNet's and pad with black.
+The authors' release, CornerNet-Lite and CenterNet feed BGR images with their own statistics and pad
+with black; MMDetection feeds RGB with ImageNet's and pads with the mean; CentripetalNet's authors
+feed BGR with ImageNet's and pad with black.
 """
 
 from collections.abc import Mapping
@@ -47,6 +47,7 @@ FORMAT_PRESET = {
     "princeton": "official",
     "lite": "official",
     "squeeze": "official",
+    "centernet": "official",
     "mmdet": "mmdet",
     "centripetalnet": "centripetalnet",
 }

@@ -4,4 +4,4 @@ Importing this registers them under the names that MODEL.CORNERNET.LOSS.CONVENTI
 MODEL.CORNERNET.TEST.CONVENTION take.
 """
 
-from . import centripetalnet, mmdet, official  # noqa: F401
+from . import centernet, centripetalnet, mmdet, official  # noqa: F401

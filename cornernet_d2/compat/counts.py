@@ -9,7 +9,7 @@ from ..targets import CornerTargets
 
 
 def distinct_cells(targets: Sequence[CornerTargets], by_class: bool) -> Tensor:
-    """(2,) float64: in how many cells corners lie, top-left and bottom-right, over all images.
+    """(Q,) float64: in how many cells points lie (corners, perhaps centres), over all images.
 
     Args:
         targets: of N images of one map size.

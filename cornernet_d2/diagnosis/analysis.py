@@ -28,15 +28,15 @@ class Analysis(NamedTuple):
     Attributes:
         name: of the dataset.
         summary: the causes, added up.
-        oracle: the evaluator's box metrics, one dict per entry of :data:`.oracle.ROWS`; empty if
-            they were not asked for.
+        oracle: which outputs were perfect (:data:`.oracle.ROWS`) -> the evaluator's box metrics;
+            empty if they were not asked for.
         settings: key of MODEL.CORNERNET.TEST -> value -> AP at an IoU of 0.5, in [0, 1]; likewise.
         used: the value in use of each of these keys.
     """
 
     name: str
     summary: Summary
-    oracle: list[dict[str, float]]
+    oracle: dict[tuple[str, ...], dict[str, float]]
     settings: dict[str, dict[float, float]]
     used: dict[str, float]
 
@@ -82,7 +82,7 @@ def analyze(
         cfg: the model's config.
         model: in eval mode.
         name: of the dataset.
-        oracle: evaluate with perfect outputs, too; takes six decodings an image.
+        oracle: evaluate with perfect outputs, too; takes six decodings an image, nine with centres.
         settings: try those of :data:`.settings.VALUES`, too; takes 17 decodings an image.
         min_score: detections below do not count; oracle and settings do not know of it.
         save_to: folder to write the network's maps to.
@@ -119,7 +119,7 @@ def analyze(
     return Analysis(
         name,
         Summary(images, names),
-        table.results() if table else [],
+        table.results() if table else {},
         trials.results() if trials else {},
         trials.used if trials else {},
     )

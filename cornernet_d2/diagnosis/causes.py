@@ -27,6 +27,7 @@ MISSED = {
     "badly localised": "both corners are near, but too far off together",
     "rejected by the pairing": "its corners make a fitting box, which the pairing rule rejects",
     "paired with another object": "its corners went to another object",
+    "no centre": "its box was accepted, but no centre of its class is in its middle",
     "suppressed by soft-NMS": "its box was accepted, and lost to a better one of its class",
     "below the score": "its box was accepted with a score that is too low",
     "beyond the limit": "its box is worse than all that are kept of the image",
@@ -119,9 +120,11 @@ class _Search:
 
     def cause(self, number: int) -> str:
         pairs, own = self.stages.pairs, self.pair_own[:, number]
-        ready = own & pairs.accepted
+        ready = own & pairs.accepted & pairs.confirmed
         if ready.any():
             return self._lost_late(number, ready)
+        if (own & pairs.accepted).any():
+            return "no centre"
         if own.any():
             return self._not_paired(number, np.flatnonzero(own))
         if self.pair_fits[:, number].any():

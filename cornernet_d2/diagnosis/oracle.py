@@ -1,7 +1,8 @@
 """What each output of the network costs: AP with the others as they are and that one perfect.
 
 After the error analysis of Law & Deng, "CornerNet", section 4.4, which replaces heat maps and
-offsets; here the pairing as well: whether the right corners are put together.
+offsets; here the pairing as well, whether the right corners are put together, and the centres of a
+model that has them.
 """
 
 import contextlib
@@ -17,12 +18,12 @@ from ..canvas import Canvas
 from ..engine.evaluation import build_evaluator
 from ..modeling import CornerNet
 from ..modeling.inference import CornerInference
-from ..modeling.outputs import CORNERS, CornerMaps
+from ..modeling.outputs import CORNERS, POINTS, CornerMaps
 from ..modeling.pairing import EmbeddingPairing, Pairing
 from ..modeling.target_batch import TargetBatch
 
-# What is replaced by the ground truth, row by row.
-ROWS = (
+# What is replaced by the ground truth, row by row: outputs of corners, or what the name says.
+ROWS: tuple[tuple[str, ...], ...] = (
     (),
     ("pairing",),
     ("offset",),
@@ -30,6 +31,8 @@ ROWS = (
     ("heatmap", "offset"),
     ("heatmap", "offset", "pairing"),
 )
+# Of a model that checks pairs by centres.
+CENTER_ROWS = (*ROWS[:2], ("center",), ("pairing", "center"), *ROWS[2:], (*ROWS[-1], "center"))
 METRICS = ("AP", "AP50", "AP75")
 # Cells, along both axes, from an object's corner to a peak that is taken for that corner.
 REACH = 2
@@ -49,35 +52,35 @@ class GivenMaps:
 def perfect_maps(targets: TargetBatch, predicted: CornerMaps) -> CornerMaps:
     """Maps of one image with every value as the truth wants it.
 
-    Heat maps are the targets'. Offsets are the true ones in the cells of true corners, those
+    Heat maps are the targets'. Offsets are the true ones in the cells of true points, those
     predicted elsewhere. Whatever the model's pairing is, the perfect one is by embeddings: the
     number of the object whose corner is nearest, and NaN, which pairs with nothing, beyond
     ``REACH`` cells of all corners.
     """
     maps = {}
     heatmaps, _ = targets.heatmaps.dense()
-    for i, corner in enumerate(CORNERS):
-        offset = predicted[corner]["offset"].float().clone()
+    for i, point in enumerate(point for point in POINTS if point in predicted):
+        offset = predicted[point]["offset"].float().clone()
         height, width = offset.shape[-2:]
         cells = targets.cells[:, i]
         offset.flatten(2)[0][:, cells] = targets.offsets[:, i].T
-        maps[corner] = {
-            "heatmap": heatmaps[:, i].clamp(1e-6, 1 - 1e-6).logit(),
-            "embedding": _nearest(cells, height, width).view(1, 1, height, width),
-            "offset": offset,
-        }
+        maps[point] = {"heatmap": heatmaps[:, i].clamp(1e-6, 1 - 1e-6).logit(), "offset": offset}
+        if point in CORNERS:
+            maps[point]["embedding"] = _nearest(cells, height, width).view(1, 1, height, width)
     return maps
 
 
 def _replaced(
     model: CornerNet, predicted: CornerMaps, perfect: CornerMaps, names: Sequence[str]
 ) -> GivenMaps:
-    """The model with its maps of an image, those of one of ``ROWS`` perfect."""
-    outputs = ["embedding" if name == "pairing" else name for name in names]
+    """The model with its maps of an image, those of one of the rows perfect."""
+    outputs = ["embedding" if name == "pairing" else name for name in names if name != "center"]
     maps = {
-        corner: {**side, **{name: perfect[corner][name] for name in outputs}}
-        for corner, side in predicted.items()
+        corner: {**predicted[corner], **{name: perfect[corner][name] for name in outputs}}
+        for corner in CORNERS
     }
+    if "center" in predicted:
+        maps["center"] = (perfect if "center" in names else predicted)["center"]
     return GivenMaps(model, maps, EmbeddingPairing() if "pairing" in names else model.pairing)
 
 
@@ -93,7 +96,7 @@ def _nearest(cells: Tensor, height: int, width: int) -> Tensor:
 
 
 class Oracle:
-    """Evaluates a model once for each of ``ROWS``; a run's own result files stay as they are.
+    """Evaluates a model once for each of its rows; a run's own result files stay as they are.
 
     Args:
         cfg, name: config and registered dataset, of which the evaluator is made.
@@ -106,20 +109,21 @@ class Oracle:
     ) -> None:
         self.model, self.inference = model, inference
         self.folder = tempfile.TemporaryDirectory()
-        self.evaluators = [build_evaluator(cfg, name, self.folder.name) for _ in ROWS]
-        for evaluator in self.evaluators:
+        rows = CENTER_ROWS if model.target_generator.center else ROWS
+        self.evaluators = {row: build_evaluator(cfg, name, self.folder.name) for row in rows}
+        for evaluator in self.evaluators.values():
             evaluator.reset()
 
     def add(self, x: Mapping, canvas: Canvas, predicted: CornerMaps) -> None:
         """One image: its dict with "instances" of the truth, its canvas and the model's maps."""
         targets = self.model.corner_targets([x], canvas)
         perfect = perfect_maps(TargetBatch.join(targets, self.model.device), predicted)
-        for replaced, evaluator in zip(ROWS, self.evaluators):
+        for replaced, evaluator in self.evaluators.items():
             given = _replaced(self.model, predicted, perfect, replaced)
             (found,) = self.inference(given, [x["image"]], [(x["height"], x["width"])])
             evaluator.process([x], [{"instances": found}])
 
-    def results(self) -> list[dict[str, float]]:
-        """The evaluator's box metrics, one dict per entry of ``ROWS``; call it once."""
+    def results(self) -> dict[tuple[str, ...], dict[str, float]]:
+        """What was perfect -> the evaluator's box metrics; call it once."""
         with self.folder, contextlib.redirect_stdout(io.StringIO()):  # a table of COCO's for each
-            return [evaluator.evaluate()["bbox"] for evaluator in self.evaluators]
+            return {row: each.evaluate()["bbox"] for row, each in self.evaluators.items()}

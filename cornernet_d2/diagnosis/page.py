@@ -6,7 +6,7 @@ from . import pictures
 from .analysis import Analysis
 from .causes import FALSE, MISSED
 from .html import decimal, document, figure, heading, paragraph, table
-from .oracle import METRICS, ROWS
+from .oracle import METRICS
 from .summary import Summary
 
 
@@ -69,7 +69,7 @@ def _oracle(analysis: Analysis) -> list[str]:
         return []
     rows = [
         (", ".join(replaced) or "nothing", *(decimal(result[metric]) for metric in METRICS))
-        for replaced, result in zip(ROWS, analysis.oracle)
+        for replaced, result in analysis.oracle.items()
     ]
     return [
         heading("With outputs of the network replaced by the truth"),

@@ -14,6 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..canvas import Canvas, Size
+from ..modeling.center import CenterCheck
 from ..modeling.decode import REJECTED, Pairs
 from ..modeling.inference import Candidates, CornerInference
 from ..modeling.outputs import CornerMaps
@@ -39,7 +40,9 @@ class PairTable(NamedTuple):
         corners: (Q, 2), numbers of the top-left and the bottom-right corner.
         scores: (Q,), what an accepted pair goes into soft-NMS with.
         accepted: (Q,) bool, by the pairing's rule.
-        kept: (Q,) bool, accepted and among the best of the image (TEST.MAX_PAIRS).
+        confirmed: (Q,) bool, by a centre; all are where the model has none, and where the check is
+            another code base's.
+        kept: (Q,) bool, accepted, confirmed and among the best of the image (TEST.MAX_PAIRS).
     """
 
     boxes: np.ndarray
@@ -47,6 +50,7 @@ class PairTable(NamedTuple):
     corners: np.ndarray
     scores: np.ndarray
     accepted: np.ndarray
+    confirmed: np.ndarray
     kept: np.ndarray
 
 
@@ -74,8 +78,8 @@ class _Recorder(Pairing):
             getattr(pairing, name) for name in ("outputs", "decoded", "weights")
         )
 
-    def branches(self, in_channels: int, width: int) -> dict[str, nn.Module]:
-        return self.pairing.branches(in_channels, width)
+    def branches(self, in_channels: int, width: int, kernel: int) -> dict[str, nn.Module]:
+        return self.pairing.branches(in_channels, width, kernel)
 
     def losses(
         self, values: CornerValues, batch: TargetBatch, norms: Norms, rules: LossRules
@@ -88,6 +92,31 @@ class _Recorder(Pairing):
         self.tl, self.br = tl, br
         self.answer = self.pairing.match(tl, br, cell_size=cell_size, origin=origin)
         return self.answer
+
+
+class _CheckRecorder:
+    """A centre check that keeps the centres that it was asked for."""
+
+    def __init__(self, check: CenterCheck) -> None:
+        self.check, self.centers = check, None
+
+    def __call__(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        classes: Tensor,
+        centers: Corners,
+        cell_size: Sequence[float],
+    ) -> Tensor:
+        self.centers, self.cell_size = centers, cell_size
+        return self.check(boxes, scores, classes, centers, cell_size)
+
+    def scores(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
+        """(Q,) scores of one image's pairs after the check, as they are if there was none."""
+        if self.centers is None:
+            return scores
+        rows = boxes[None], scores[None], classes[None]
+        return self.check(*rows, self.centers, self.cell_size)[0]
 
 
 @torch.no_grad()
@@ -120,8 +149,10 @@ def trace(
         maps, canvas: of the one image.
         output_size: (height, width), pixels.
     """
-    recorder = _Recorder(pairing)
-    decoded = inference.decode(maps, canvas, recorder)
+    recorder, check = _Recorder(pairing), _CheckRecorder(inference.decoding.get("center"))
+    recording = copy.copy(inference)
+    recording.decoding = {**inference.decoding, "center": check if check.check else None}
+    decoded = recording.decode(maps, canvas, recorder)
     sizes = canvas.image_sizes, [output_size]
     candidates = _candidates(inference.to_image(decoded, canvas))
     unlimited = copy.copy(inference)
@@ -144,10 +175,12 @@ def trace(
     real = decoded.scores[decoded.scores > REJECTED]
     lowest = real.min() if real.numel() == decoded.scores.numel() else REJECTED
     xy = torch.cat((recorder.tl.xy[0][index[:, 0]], recorder.br.xy[0][index[:, 1]]), dim=1)
-    fields = index, scores, accepted, accepted & (scores >= lowest)
-    pairs = PairTable(
-        to_output(xy), _array(recorder.tl.classes[0][index[:, 0]]), *(_array(x) for x in fields)
-    )
+    classes = recorder.tl.classes[0][index[:, 0]]
+    scores = check.scores(xy, scores, classes)
+    confirmed = scores > REJECTED
+    kept = accepted & confirmed & (scores >= lowest)
+    fields = classes, index, scores, accepted, confirmed, kept
+    pairs = PairTable(to_output(xy), *(_array(x) for x in fields))
     return Stages(tl, br, pairs, found_in(survivors), found_in(detections))
 
 

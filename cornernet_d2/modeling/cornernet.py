@@ -40,7 +40,8 @@ class CornerNet(nn.Module):
         backbone: gives feature maps of one stride; the last in ``in_features`` is the best.
         num_classes: C.
         criterion: the losses.
-        target_generator: makes targets where the mapper made none that fit.
+        target_generator: makes targets where the mapper made none that fit. With its ``center``
+            the head predicts centres, too.
         pairing: what the head predicts besides heat maps and offsets, its losses, and which corners
             belong together.
         inference: decoding and soft-NMS, and around them test-time augmentation if there is any.
@@ -48,6 +49,7 @@ class CornerNet(nn.Module):
         padding: how images are placed on the canvas; see ``MODEL.CORNERNET.PADDING``.
         in_features: names of the backbone outputs that get a head each; empty: all of them.
         head_width, pool_width, norm, head_kernel: see :class:`CornerHead`.
+        cascade: cascade corner pooling in the head.
         recompute_head: recompute the head's activations in the backward pass.
         channels_last: keep weights and activations in that memory format.
         input_format: "BGR" or "RGB"; for pictures in TensorBoard alone.
@@ -76,6 +78,7 @@ class CornerNet(nn.Module):
         pool_width: int = 128,
         norm: str = "BN",
         head_kernel: int = 3,
+        cascade: bool = False,
         recompute_head: bool = False,
         channels_last: bool = False,
         input_format: str = "BGR",
@@ -92,8 +95,9 @@ class CornerNet(nn.Module):
             )
         self.backbone = backbone
         settings = num_classes, head_width, pool_width, norm, recompute_head, pairing, head_kernel
+        branches = {"center": target_generator.center, "cascade": cascade}
         self.head = nn.ModuleList(
-            CornerHead(shapes[name].channels, *settings) for name in self.in_features
+            CornerHead(shapes[name].channels, *settings, **branches) for name in self.in_features
         )
         self.pairing, self.criterion = pairing, criterion
         self.target_generator = target_generator
@@ -132,6 +136,7 @@ class CornerNet(nn.Module):
             "pool_width": settings.POOL_WIDTH,
             "norm": settings.NORM,
             "head_kernel": settings.HEAD_KERNEL,
+            "cascade": settings.CASCADE_POOLING,
             "recompute_head": cfg.MODEL.HOURGLASS.RECOMPUTE != "none",
             "channels_last": _channels_last(cfg),
             "input_format": cfg.INPUT.FORMAT,
@@ -166,9 +171,9 @@ class CornerNet(nn.Module):
                 (xyxy, pixels of "image") and gt_classes, or "corner_targets".
 
         Returns:
-            in training loss_heatmap, loss_offset and the pairing's losses (loss_pull and loss_push
-            of embeddings), to be summed; else N dicts with "instances": pred_boxes (xyxy, output
-            pixels), scores, pred_classes.
+            in training loss_heatmap, loss_offset, the pairing's losses (loss_pull and loss_push of
+            embeddings) and those of a centre branch, to be summed; else N dicts with "instances":
+            pred_boxes (xyxy, output pixels), scores, pred_classes.
         """
         if not self.training:
             return self.inference(batched_inputs)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..targets import CornerTargets
 from .losses import heatmap_focal_loss, offset_loss, pull_push_loss
-from .outputs import CORNERS, CornerMaps
+from .outputs import CORNERS, POINTS, CornerMaps
 from .pairing import EmbeddingPairing, Pairing
 from .pairing.base import Norms
 from .target_batch import TargetBatch, at_cells
@@ -84,13 +84,16 @@ class CornerCriterion:
             pairing: whose outputs are in the maps.
 
         Returns:
-            loss_heatmap, the pairing's (loss_pull and loss_push of embeddings) and loss_offset:
-            scalars, weighted, to be summed.
+            loss_heatmap, the pairing's (loss_pull and loss_push of embeddings) and loss_offset, and
+            of a centre branch loss_center_heatmap and loss_center_offset: scalars, weighted, to be
+            summed.
         """
         dtype = torch.promote_types(stacks[0]["tl"]["heatmap"].dtype, torch.float32)
         norms = self.normalizers(batch.counts, dtype)
         terms = [self._stack_terms(maps, batch, norms, pairing) for maps in stacks]
         weights = {"heatmap": 1.0, **pairing.weights, "offset": self.offset_weight}
+        if "center" in stacks[0]:
+            weights |= {"center_heatmap": 1.0, "center_offset": self.offset_weight}
         scale = self.stack_weight(len(stacks))
         return {
             f"loss_{name}": scale * weight * torch.stack([t[name] for t in terms]).sum()
@@ -124,15 +127,15 @@ class CornerCriterion:
     def normalizers(self, counts: Tensor, dtype: torch.dtype) -> Norms:
         """What the sums are multiplied by, in ``dtype``, given the counts of a step."""
         objects, images = (1 / _mean_over_processes(counts)).to(dtype)
-        return Norms((objects, objects), (objects, objects), self.embedding_images * images)
+        return Norms((objects,) * 3, (objects,) * 3, self.embedding_images * images)
 
     def stack_weight(self, stacks: int) -> float:
         """What the sum over the stacks is multiplied by."""
         return 1.0 / stacks
 
     def heatmap_loss(self, logits: Tensor, batch: TargetBatch, corner: int) -> Tensor:
-        """Sum over the cells of one corner's heat maps (N, C, h, w)."""
-        truth = batch.heatmaps.of_corner(corner)
+        """Sum over the cells of one corner's, or the centre's, heat maps (N, C, h, w)."""
+        truth = batch.heatmaps.of_point(corner)
         return heatmap_focal_loss(logits, *truth, alpha=self.alpha, beta=self.beta)
 
     def regression_loss(
@@ -157,22 +160,19 @@ class CornerCriterion:
     def _stack_terms(
         self, maps: CornerMaps, batch: TargetBatch, norms: Norms, pairing: Pairing
     ) -> dict[str, Tensor]:
-        heatmap, offset = 0.0, 0.0
+        terms: dict[str, Tensor] = {}
         values: dict[str, list[Tensor]] = {name: [] for name in pairing.outputs}
-        for i, corner in enumerate(CORNERS):
+        for i, point in enumerate(p for p in POINTS if p in maps):
+            prefix = "" if point in CORNERS else f"{point}_"
             where = batch.image_index, batch.cells[:, i]
-            loss = self.heatmap_loss(maps[corner]["heatmap"], batch, i)
-            heatmap = heatmap + norms.heatmap[i] * loss
-            predicted = at_cells(maps[corner]["offset"], *where)
+            loss = norms.heatmap[i] * self.heatmap_loss(maps[point]["heatmap"], batch, i)
+            terms[f"{prefix}heatmap"] = terms.get(f"{prefix}heatmap", 0.0) + loss
+            predicted = at_cells(maps[point]["offset"], *where)
             loss = self.regression_loss(predicted, batch.offsets[:, i], batch, i)
-            offset = offset + norms.offset[i] * loss
-            for name in values:
-                values[name].append(at_cells(maps[corner][name], *where))
-        return {
-            "heatmap": heatmap,
-            "offset": offset,
-            **pairing.losses(values, batch, norms, self),
-        }
+            terms[f"{prefix}offset"] = terms.get(f"{prefix}offset", 0.0) + norms.offset[i] * loss
+            for name in values if point in CORNERS else ():
+                values[name].append(at_cells(maps[point][name], *where))
+        return terms | pairing.losses(values, batch, norms, self)
 
 
 @CRITERION_REGISTRY.register()

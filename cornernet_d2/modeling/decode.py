@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .outputs import CornerMaps
+from .center import CenterCheck
+from .outputs import CORNERS, REJECTED, CornerMaps
 from .pairing import Corners, EmbeddingPairing, Match, Pairing
 
-REJECTED = -1.0  # score of a pair that is no box
+__all__ = ["REJECTED", "Pairs", "decode_corners", "top_corners"]
 
 
 class Pairs(NamedTuple):
@@ -50,6 +51,7 @@ def decode_corners(
     keep_empty: bool = False,
     pairing: Pairing | None = None,
     cell_size: Sequence[float] = (4.0, 4.0),
+    center: CenterCheck | None = None,
 ) -> Pairs:
     """Pair the best top-left with the best bottom-right corners.
 
@@ -57,7 +59,8 @@ def decode_corners(
     best of a side are taken over all classes together. A pair is rejected if its classes differ,
     the pairing's rule rejects it (by default: its embeddings are further apart than the threshold),
     or its bottom-right corner does not lie right of and below the top-left one, offsets included.
-    Its score is the mean of its corners', times the rule's weight if it has one.
+    Its score is the mean of its corners', times the rule's weight if it has one. Of the pairs kept,
+    a centre check then rejects those without a centre, which are found as corners are.
 
     Args:
         maps: "tl" and "br", each with "heatmap" (N, C, h, w) logits, the pairing's outputs (by
@@ -74,6 +77,8 @@ def decode_corners(
         keep_empty: keep boxes of width or height 0, as the authors do.
         pairing: whose outputs are in the maps, and whose rule is to decide; None: embeddings.
         cell_size: (x, y) canvas pixels of a cell, for rules that know areas in pixels.
+        center: the check, of maps that have "center", too: "heatmap" and "offset"; None: there is
+            none.
 
     Raises:
         ValueError: ``nms_kernel`` is even.
@@ -82,25 +87,30 @@ def decode_corners(
         raise ValueError(f"nms_kernel must be odd, got {nms_kernel}")
     pairing = pairing or EmbeddingPairing(threshold=embedding_threshold)
     names = pairing.decoded
-    tl = _top_corners(maps["tl"], names, top_k, nms_kernel, inside, origin)
-    br = _top_corners(maps["br"], names, top_k, nms_kernel, inside, origin)
+    where = top_k, nms_kernel, inside, origin
+    tl, br = (top_corners(maps[corner], names, *where) for corner in CORNERS)
     match = pairing.match(tl, br, cell_size=cell_size, origin=origin)
     scores = _pair_scores(tl, br, match, keep_empty).flatten(1)
     scores, pairs = scores.topk(min(max_detections, scores.shape[1]))
     tl_index, br_index = _divide(pairs, br.scores.shape[1])
     boxes = torch.cat((_gather_xy(tl, tl_index), _gather_xy(br, br_index)), dim=-1)
     corner_scores = torch.stack((tl.scores.gather(1, tl_index), br.scores.gather(1, br_index)), -1)
-    return Pairs(boxes, scores, corner_scores, tl.classes.gather(1, tl_index))
+    pairs = Pairs(boxes, scores, corner_scores, tl.classes.gather(1, tl_index))
+    if center is None:
+        return pairs
+    centers = top_corners(maps["center"], (), *where)
+    return _sorted(pairs, center(boxes, scores, pairs.classes, centers, cell_size))
 
 
-def _top_corners(
+def top_corners(
     side: dict[str, Tensor],
     names: Sequence[str],
     top_k: int,
     nms_kernel: int,
-    inside: Tensor | None,
-    origin: Tensor | None,
+    inside: Tensor | None = None,
+    origin: Tensor | None = None,
 ) -> Corners:
+    """The best corners of a side, or centres; arguments as of :func:`decode_corners`."""
     heat = side["heatmap"].float().sigmoid()
     _, _, height, width = heat.shape
     nothing: Tensor | float = 0.0
@@ -118,6 +128,14 @@ def _top_corners(
         predicted = predicted + _at(side["offset"], cells)
     xy = predicted if origin is None else torch.maximum(predicted, origin[:, None])
     return Corners(scores, classes, xy, predicted, values)
+
+
+def _sorted(pairs: Pairs, scores: Tensor) -> Pairs:
+    """The pairs with these scores (N, K), best first."""
+    scores, order = scores.topk(scores.shape[1])
+    boxes = pairs.boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    corner_scores = pairs.corner_scores.gather(1, order[..., None].expand(-1, -1, 2))
+    return Pairs(boxes, scores, corner_scores, pairs.classes.gather(1, order))
 
 
 def _at(x: Tensor, cells: Tensor) -> Tensor:

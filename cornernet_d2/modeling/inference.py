@@ -17,6 +17,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..canvas import Canvas, Size
+from .center import CenterCheck
 from .decode import REJECTED, Pairs, decode_corners
 from .outputs import CornerMaps
 from .pairing import Pairing
@@ -59,11 +60,12 @@ class CornerInference:
     Args:
         top_k, nms_kernel: see :func:`.decode.decode_corners`.
         max_pairs: pairs kept of each image, scale and mirror image.
+        center: the centre check of a model that predicts centres; None: there is none.
         soft_nms_method, sigma, iou_threshold, min_score: see
             :func:`.soft_nms.batched_soft_nms`.
         merge_exponent: merge boxes, see there; None: do not.
         max_detections: detections kept per image, negative: all. Where it is larger than ``top_k``
-            or ``max_pairs``, so are they.
+            or ``max_pairs``, so are they (``makes_room``).
 
     Raises:
         ValueError: an unknown method, or a sigma or exponent not above 0.
@@ -71,6 +73,7 @@ class CornerInference:
 
     # Whether results end at the right and bottom edges, too, and have an area.
     clips_end = True
+    makes_room = True
 
     @configurable
     def __init__(
@@ -85,12 +88,15 @@ class CornerInference:
         min_score: float = 0.001,
         merge_exponent: float | None = None,
         max_detections: int = 100,
+        center: CenterCheck | None = None,
     ) -> None:
         check_settings(soft_nms_method, sigma, merge_exponent)
+        room = max_detections if self.makes_room else 0
         self.decoding = {
-            "top_k": max(top_k, max_detections),
+            "top_k": max(top_k, room),
             "nms_kernel": nms_kernel,
-            "max_detections": max(max_pairs, max_detections),
+            "max_detections": max(max_pairs, room),
+            "center": center,
         }
         self.soft_nms = {
             "method": soft_nms_method,
@@ -114,6 +120,7 @@ class CornerInference:
             "min_score": test.SOFT_NMS.MIN_SCORE,
             "merge_exponent": test.MERGE.EXPONENT if test.MERGE.ENABLED else None,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "center": CenterCheck.from_config(cfg),
         }
 
     @torch.no_grad()
@@ -175,7 +182,8 @@ class CornerInference:
     ) -> Pairs:
         """:func:`.decode.decode_corners` with this inference's settings, and ``rules``."""
         cell_size = [1 / cells for cells in canvas.cells_per_pixel]
-        return decode_corners(maps, **self.decoding, pairing=pairing, cell_size=cell_size, **rules)
+        rules = {**self.decoding, **rules}
+        return decode_corners(maps, **rules, pairing=pairing, cell_size=cell_size)
 
     def to_image(self, pairs: Pairs, canvas: Canvas) -> Pairs:
         """Boxes to pixels of the images, clipped; what has no area then is rejected."""
@@ -189,6 +197,10 @@ class CornerInference:
         if tuple(image.shape[-2:]) == tuple(size):
             return image
         return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+
+    def of_scale(self, candidates: Candidates, scale: float | None) -> Candidates:
+        """What is kept of the candidates of a view; ``scale`` as in :meth:`factor`."""
+        return candidates
 
     def factor(self, given: Size, resized: Size, scale: float | None) -> tuple[float, float]:
         """(y, x), what boxes in a resized image are divided by.

@@ -1,4 +1,4 @@
-"""What is predicted of a corner: the names of the maps, and the layers that each is made by.
+"""What is predicted of a point: the names of the maps, and the layers that each is made by.
 
 Letters: N images, h x w map pixels.
 """
@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from .recompute import Recomputable
 
 CORNERS = ("tl", "br")
-# Corner -> name of an output -> map (N, ., h, w); see corner_head.CornerBranch.
+POINTS = (*CORNERS, "center")  # the last where the model has a centre branch
+REJECTED = -1.0  # score of a pair that is no box
+# Point -> name of an output -> map (N, ., h, w); see corner_head.CornerBranch.
 CornerMaps = dict[str, dict[str, torch.Tensor]]
 
 

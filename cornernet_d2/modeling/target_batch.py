@@ -1,6 +1,7 @@
 """The targets of a batch, joined on the host and brought to the device in one copy.
 
-Letters: N images, C classes, M objects in all images, h x w map (cells).
+Letters: N images, C classes, M objects in all images, h x w map (cells); Q points of an object: its
+two corners and, where the model has a centre branch, its centre.
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ class TargetBatch(NamedTuple):
     Attributes:
         heatmaps: of the planes that hold anything.
         image_index: (M,) int64, the image of each object, ascending.
-        cells: (M, 2) int64, flat map index of each corner, corner 0 is top-left.
-        offsets: (M, 2, 2) float32 as (corner, xy), cells.
+        cells: (M, Q) int64, flat map index of each point, point 0 is the top-left corner.
+        offsets: (M, Q, 2) float32 as (point, xy), cells.
         counts: float64, what the criterion divides by; see :meth:`.CornerCriterion.count`.
         objects: number of objects of each image, on the host.
     """
@@ -40,8 +41,8 @@ class TargetBatch(NamedTuple):
     @property
     def corners(self) -> Tensor:
         """(M, 2, 2) float32 as (corner, xy): the exact places of the corners, cells."""
-        width = self.heatmaps.values.shape[-1]
-        return torch.stack((self.cells % width, self.cells // width), dim=-1) + self.offsets
+        width, cells = self.heatmaps.values.shape[-1], self.cells[:, :2]
+        return torch.stack((cells % width, cells // width), dim=-1) + self.offsets[:, :2]
 
     @property
     def max_objects(self) -> int:

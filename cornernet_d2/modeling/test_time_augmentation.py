@@ -85,6 +85,7 @@ class InferenceWithTTA:
             found = found._replace(images=found.images % len(views))
         else:
             found = self.inference.candidates(model, views)
+        found = self.inference.of_scale(found, scale)
         factor = torch.tensor(factors, dtype=torch.float32).repeat(1, 2)
         factor = factor.to(found.boxes.device, non_blocking=True)
         return found._replace(boxes=found.boxes / factor[found.images])

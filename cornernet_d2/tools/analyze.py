@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..diagnosis import Analysis, analyze
-from ..diagnosis.oracle import METRICS, ROWS
+from ..diagnosis.oracle import METRICS
 from ..diagnosis.page import page
 from ..predictor import build_predictor
 from . import check_output
@@ -66,7 +66,7 @@ def report(analyses: Sequence[Analysis], args: argparse.Namespace) -> None:
     if args.json:
         content = {
             each.name: each.summary.as_dict()
-            | {"oracle": {", ".join(row) or "nothing": r for row, r in zip(ROWS, each.oracle)}}
+            | {"oracle": {", ".join(row) or "nothing": r for row, r in each.oracle.items()}}
             | {"AP50_by_setting": _percent(each.settings)}
             for each in analyses
         }
@@ -93,7 +93,7 @@ def _print_causes(analysis: Analysis) -> None:
 
 def _print_oracle(analysis: Analysis) -> None:
     print(f"{analysis.name + ', perfect:':40}" + "".join(f"{metric:>8}" for metric in METRICS))
-    for replaced, results in zip(ROWS, analysis.oracle):
+    for replaced, results in analysis.oracle.items():
         values = "".join(f"{results[metric]:8.1f}" for metric in METRICS)
         print(f"{', '.join(replaced) or 'nothing':40}{values}")
 

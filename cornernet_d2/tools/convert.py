@@ -4,8 +4,9 @@
     cornernet convert model_final.pth model.pkl --to princeton
     cornernet convert SRC pets.pth --classes dog,cat,bird
 
-Reads princeton-vl/CornerNet, CornerNet-Lite's CornerNet, MMDetection 2.x and 3.x and our own
-files, running no code that a file may hold. The result notes the input that the weights expect.
+Reads princeton-vl/CornerNet, both of CornerNet-Lite, MMDetection 2.x and 3.x, CentripetalNet,
+CenterNet and our own files, running no code that a file may hold. The result notes the input that
+the weights expect.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def convert(
         destination,
         overwrite=overwrite,
         legacy=target_format
-        in ("princeton", "lite", "squeeze"),  # their torch reads no other format
+        in ("princeton", "lite", "squeeze", "centernet"),  # their torch reads no other format
     )
     report += [
         ("weights sha256", digest),

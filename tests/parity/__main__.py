@@ -5,9 +5,9 @@
     python -m tests.parity FOLDER --json report.json
 
 FOLDER holds .npz files as their README describes, of the authors' code, of MMDetection, of
-CentripetalNet or of CornerNet-Squeeze, and there or beside it is the weights.py that they were made
-with, which is run. Which of these it is, its files tell. Exits with 0 if every comparison holds, 1
-if one does not, 2 if there was none.
+CentripetalNet, of CenterNet or of CornerNet-Squeeze, and there or beside it is the weights.py that
+they were made with, which is run. Which of these it is, its files tell. Exits with 0 if every
+comparison holds, 1 if one does not, 2 if there was none.
 """
 
 import argparse
@@ -19,9 +19,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import centripetal, mmdet, official, squeeze
+from . import centernet, centripetal, mmdet, official, squeeze
 from .check import Check
 from .reference import (
+    CenterNetReference,
     CentripetalReference,
     MMDetReference,
     OfficialReference,
@@ -32,6 +33,7 @@ from .reference import (
 Runner = Callable[[Reference, str], Iterator[Check]]
 # File pattern -> what compares it. A folder without the marks of any other kind is the last.
 KINDS: dict[type[Reference], dict[str, Runner]] = {
+    CenterNetReference: centernet.RUNNERS,
     CentripetalReference: centripetal.RUNNERS,
     MMDetReference: mmdet.RUNNERS,
     SqueezeReference: squeeze.RUNNERS,
@@ -46,8 +48,8 @@ def open_folder(path: str) -> Reference:
         FileNotFoundError: there is no such folder.
     """
     *marked, other = KINDS
-    files = Reference(path).files()
-    return next((kind for kind in marked if not set(kind.marks).isdisjoint(files)), other)(path)
+    folder = Reference(path)
+    return next((kind for kind in marked if kind.recognises(folder)), other)(path)
 
 
 def compare(folder: Reference, only: Sequence[str] = ()) -> Iterator[Check]:

@@ -5,7 +5,7 @@ Letters: N images, C classes, K pairs, h, w map (cells).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +15,20 @@ from torch import Tensor, nn
 
 from cornernet_d2 import model_zoo
 from cornernet_d2.canvas import Canvas
+from cornernet_d2.compat.centernet import CenterNetInference, with_centers
 from cornernet_d2.compat.official import OfficialInference, official_soft_nms
 from cornernet_d2.heatmaps import Heatmaps, Planes
 from cornernet_d2.modeling import CornerHead
-from cornernet_d2.modeling.decode import Pairs, decode_corners
+from cornernet_d2.modeling.decode import REJECTED, Pairs, decode_corners, top_corners
+from cornernet_d2.modeling.inference import Candidates
 from cornernet_d2.modeling.pairing import CentripetalPairing, Pairing
 from cornernet_d2.modeling.pairing.centripetal import guiding_shifts, log_half_sizes
+from cornernet_d2.modeling.pool_blocks import PoolBlock
 from cornernet_d2.modeling.soft_nms import batched_soft_nms
 from cornernet_d2.modeling.target_batch import TargetBatch
 from cornernet_d2.targets import CornerTargets, draw_heatmaps
 
-__all__ = ["Pairs", "batched_soft_nms", "official_soft_nms"]
+__all__ = ["Pairs", "batched_soft_nms", "official_soft_nms", "top_corners"]
 
 CORNERS = ("tl", "br")
 Maps = Mapping[str, Mapping[str, Tensor]]
@@ -101,6 +104,11 @@ def guided_head(in_channels: int, num_classes: int) -> CornerHead:
     return CornerHead(in_channels, num_classes, pairing=CentripetalPairing(guided=True))
 
 
+def pool_block(branch: str, channels: int) -> PoolBlock:
+    """Of a head with cascade corner pooling and a branch for centres, with the authors' widths."""
+    return getattr(CornerHead(channels, 1, center=True, cascade=True), branch).pool
+
+
 def join(criterion: Any, targets: Sequence[CornerTargets]) -> TargetBatch:
     """Targets of N images as the criterion takes them."""
     return criterion.prepare(targets, torch.device("cpu"))
@@ -109,7 +117,7 @@ def join(criterion: Any, targets: Sequence[CornerTargets]) -> TargetBatch:
 def dense_batch(
     heatmaps: Tensor, image_index: Tensor, cells: Tensor, offsets: Tensor
 ) -> TargetBatch:
-    """From heat maps that are drawn already, (N, 2, C, h, w)."""
+    """From heat maps of two or three points that are drawn already, (N, Q, C, h, w)."""
     positives = (heatmaps == 1).sum(dim=(0, 2, 3, 4)).tolist()
     shape = (heatmaps.shape[0], heatmaps.shape[2])
     index = torch.arange(math.prod(shape))
@@ -210,3 +218,50 @@ def detect_stored(
     stored.pending, stored.origins = list(decoded), []
     (instances,) = model.inference([{"image": image}], do_postprocess=False)
     return instances, inputs, stored.origins
+
+
+class StoredTriplets(CenterNetInference):
+    """The same with the centres of a file, too.
+
+    Attributes:
+        pending: of each scale to come: "decoded" (2, n, 8), "valid" (2,) and "centers" (2, P, 4).
+        found: the rows after the centre check: class, box, score, corner scores.
+    """
+
+    pending: list[Mapping[str, np.ndarray]]
+    found: np.ndarray
+
+    def decode(self, maps: Maps, canvas: Canvas, pairing: Pairing) -> Pairs:
+        stored = self.pending.pop(0)
+        rows, centers = (torch.from_numpy(stored[name]) for name in ("decoded", "centers"))
+        is_row = torch.arange(rows.shape[1]) < torch.from_numpy(stored["valid"])[:, None]
+        scores = torch.where(is_row, rows[..., 4], REJECTED)
+        pairs = Pairs(rows[..., :4], scores, rows[..., 5:7], rows[..., 7].long())
+        return with_centers(pairs, centers[..., 3], centers[..., 2].long(), centers[..., :2])
+
+    def checked(self, candidates: Candidates) -> Candidates:
+        checked = super().checked(candidates)
+        kept = checked.take(checked.scores > REJECTED)
+        fields = kept.classes[:, None], kept.boxes, kept.scores[:, None], kept.corner_scores
+        self.found = torch.cat(fields, dim=1).numpy()
+        return checked
+
+
+class Triplets(NamedTuple):
+    """Detections in pixels of the image, the network's inputs, and the rows after the check."""
+
+    instances: Instances
+    inputs: list[Tensor]
+    checked: np.ndarray
+
+
+def detect_stored_triplets(
+    model: nn.Module, cfg: Any, image: Tensor, scales: Sequence[Mapping[str, np.ndarray]]
+) -> Triplets:
+    """Detections around given corners and centres; see :class:`StoredTriplets`."""
+    inputs: list[Tensor] = []
+    model = with_maps(model, lambda pixels: inputs.append(pixels) or blank_maps(pixels))
+    stored = model.corner_inference.inference = StoredTriplets(cfg)
+    stored.pending = list(scales)
+    (instances,) = model.inference([{"image": image}], do_postprocess=False)
+    return Triplets(instances, inputs, stored.found)

@@ -28,6 +28,7 @@ MMDET = "CornerNet-HG104-mmdet.yaml"
 CENTRIPETAL_OFFICIAL = "CentripetalNet-HG104-official.yaml"
 CENTRIPETAL_MMDET = "CentripetalNet-HG104-mmdet.yaml"
 SQUEEZE = "CornerNet-Squeeze-official.yaml"
+CENTERNET = "CenterNet-HG104.yaml"
 
 
 class Reference:
@@ -57,6 +58,11 @@ class Reference:
             raise FileNotFoundError(f"there is no folder {path}")
         self.path = path.rstrip(os.sep)
         self._made: tuple[tuple[str, int], Checkpoint] | None = None
+
+    @classmethod
+    def recognises(cls, folder: "Reference") -> bool:
+        """Whether a folder is of this kind."""
+        return not set(cls.marks).isdisjoint(folder.files())
 
     def files(self) -> list[str]:
         """Names of all files in the folder, sorted."""
@@ -157,6 +163,21 @@ class SqueezeReference(FamilyReference):
 
     preset = SQUEEZE
     marks = ("blocks.npz",)
+
+
+class CenterNetReference(FamilyReference):
+    """Of CenterNet's triplets by their authors, on one or two hourglasses."""
+
+    preset = CENTERNET
+    marks = ("pooling.npz",)
+
+    @classmethod
+    def recognises(cls, folder: Reference) -> bool:
+        """A folder of the network alone has no file of its own name: its keys tell."""
+        if super().recognises(folder) or "keys.json" not in folder.files():
+            return super().recognises(folder)
+        with open(folder.path_of("keys.json")) as f:
+            return "ct_heats" in f.read()
 
 
 @cache

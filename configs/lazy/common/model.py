@@ -26,6 +26,7 @@ model = L(CornerNet)(
     head_width=256,
     pool_width=128,
     head_kernel=3,
+    cascade=False,
     norm="${.backbone.norm}",
     criterion=L(CornerCriterion)(
         alpha=2.0,
@@ -47,6 +48,7 @@ model = L(CornerNet)(
         fixed_radius=None,
         gaussian=True,
         clip="canvas",
+        center=False,
     ),
     inference=L(InferenceWithTTA)(
         inference=L(CornerInference)(

@@ -26,8 +26,8 @@ class MMDetCriterion(CornerCriterion):
         return torch.cat([distinct_cells(targets, by_class=each) for each in (True, False)])
 
     def normalizers(self, counts: Tensor, dtype: torch.dtype) -> Norms:
-        half = (0.5 / counts.clamp(min=1)).to(dtype)
-        return Norms(half[:2], half[2:], 1.0)
+        heatmap, offset = (0.5 / counts.clamp(min=1)).to(dtype).chunk(2)
+        return Norms(heatmap, offset, 1.0)
 
     def stack_weight(self, stacks: int) -> float:
         return 1.0

@@ -26,18 +26,19 @@ class OfficialCriterion(CornerCriterion):
     """The losses of the authors' ``AELoss``."""
 
     def count(self, targets: Sequence[CornerTargets]) -> Tensor:
-        """Objects; cells that are 1 in a heat map, per corner."""
+        """Objects; cells that are 1 in a heat map, per corner, and of centres if there are any."""
         objects = super().count(targets)[:1]
         return torch.cat((objects, distinct_cells(targets, by_class=True)))
 
     def normalizers(self, counts: Tensor, dtype: torch.dtype) -> Norms:
         offset = (1 / (counts[0] + EPS)).to(dtype)
-        return Norms((1 / counts[1:].clamp(min=1)).to(dtype), (offset, offset), 1.0)
+        heatmap = (1 / counts[1:].clamp(min=1)).to(dtype)
+        return Norms(heatmap, (offset,) * len(heatmap), 1.0)
 
     def heatmap_loss(self, logits: Tensor, batch: TargetBatch, corner: int) -> Tensor:
         return heatmap_focal_loss(
             logits,
-            *batch.heatmaps.of_corner(corner),
+            *batch.heatmaps.of_point(corner),
             alpha=self.alpha,
             beta=self.beta,
             clamp=CLAMP,

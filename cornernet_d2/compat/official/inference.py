@@ -5,6 +5,7 @@ decimals in which they write results to file:
 
 * boxes without area are kept;
 * images of another scale are made by OpenCV, in 8 bits, and boxes go back by the nominal scale;
+* no more corners and pairs are kept than the config says, however many detections;
 * soft-NMS is :func:`.soft_nms.official_soft_nms`;
 * an image keeps all boxes that reach the K-th best score, class by class.
 
@@ -28,6 +29,8 @@ from .soft_nms import official_soft_nms
 
 class OfficialInference(CornerInference):
     """The authors' test loop."""
+
+    makes_room = False  # CornerNet-Squeeze keeps 100 pairs of 20 corners
 
     def decode(self, maps: CornerMaps, canvas: Canvas, pairing: Pairing) -> Pairs:
         return self.decode_corners(maps, canvas, pairing, keep_empty=True)

@@ -25,7 +25,7 @@ CornerValues = Mapping[str, Sequence[Tensor]]
 
 
 class Norms(NamedTuple):
-    """Factors of the sums of each corner's heat map and offsets, and of the sums over images."""
+    """Factors of the sums of each point's heat map and offsets, and of the sums over images."""
 
     heatmap: Sequence[Tensor]
     offset: Sequence[Tensor]

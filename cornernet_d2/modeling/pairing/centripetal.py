@@ -243,7 +243,7 @@ def log_half_sizes(batch: TargetBatch) -> Tensor:
 def guiding_shifts(batch: TargetBatch) -> list[Tensor]:
     """Per corner (M, 2): from the start of its cell to the centre, map pixels, inwards."""
     centre = batch.corners.mean(dim=1)
-    tl, br = (batch.corners - batch.offsets).unbind(1)
+    tl, br = (batch.corners - batch.offsets[:, :2]).unbind(1)
     return [centre - tl, br - centre]
 
 

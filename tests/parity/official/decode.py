@@ -9,10 +9,10 @@ from .network import OUTPUTS, decoded_rows
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    return each_case(folder, file, _case)
+    return each_case(folder, file, compare)
 
 
-def _case(case: Case, want: Arrays) -> Iterator[Check]:
+def compare(case: Case, want: Arrays) -> Iterator[Check]:
     decoded = decode(
         maps_of(want, OUTPUTS),
         top_k=int(want["K"]),

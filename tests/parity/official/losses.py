@@ -25,7 +25,7 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
 
 
 def _case(case: Case, want: Arrays) -> Iterator[Check]:
-    tolerance = 1e-4 if _saturated(want) else 1e-5
+    tolerance = 1e-4 if saturated(want) else 1e-5
     criterion = small_model(OFFICIAL).criterion
     batch, stacks = target_batch(want), _stacks(want)
     losses = criterion(stacks, batch)
@@ -60,7 +60,7 @@ def expected(want: Arrays, prefix: str) -> dict[str, float]:
     }
 
 
-def _saturated(want: Arrays) -> bool:
+def saturated(want: Arrays) -> bool:
     """Whether a heat map goes beyond the clamp, where its last digits are lost."""
     limit = np.log1p(-CLAMP) - np.log(CLAMP)
     heats = (maps[f"{c}_heat"] for _, maps in numbered(want, "stack") for c in CORNERS)

@@ -43,7 +43,7 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
     model, _ = folder.model(KEYS, seed)
     model.eval()
     inner: dict[str, Any] = {}
-    record(model, under(arrays, "inter"), inner, _our_module)
+    record(model, under(arrays, "inter"), inner, our_module)
     with torch.no_grad():
         stacks = model.corner_maps(image)
     yield from check_inner(case, under(arrays, "inter"), inner)
@@ -77,7 +77,7 @@ def check_weights(case: Case, folder: Reference, seed: int, arrays: Arrays) -> I
     yield case.relative("sums", got, want, 1e-9, scale=want[1])
 
 
-def _our_module(official: str) -> str:
+def our_module(official: str) -> str:
     first, _, rest = official.partition(".")
     if first in CORNER_MODULES:
         return f"head.{rest}.{CORNER_MODULES[first]}.pool"

@@ -45,7 +45,7 @@ def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
         decoded = [scale["decoded"] for scale in scales]
         instances, inputs, _ = detect_stored(model, cfg, tensor, decoded)
         for number, scale in enumerate(scales):
-            yield from _input(case, f"image{index}/scale{number}", inputs[number], scale)
+            yield from check_input(case, f"image{index}/scale{number}", inputs[number], scale)
         final = wanted["final"]
         yield case.exact(f"image{index} classes", instances.pred_classes, final[:, 0])
         boxes = to_array(instances.pred_boxes.tensor)
@@ -53,7 +53,7 @@ def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
         yield case.absolute(f"image{index} scores", instances.scores, final[:, 5], 1e-5)
 
 
-def _input(case: Case, name: str, pixels: torch.Tensor, want: Arrays) -> Iterator[Check]:
+def check_input(case: Case, name: str, pixels: torch.Tensor, want: Arrays) -> Iterator[Check]:
     yield case.exact(f"{name} views", len(pixels), len(want["decoded"]))
     yield case.exact(f"{name} input size", pixels.shape[-2:], want["input_size"])
     for mirror in pixels[1:]:
