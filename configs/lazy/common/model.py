@@ -65,4 +65,5 @@ model = L(CornerNet)(
     channels_last=False,
     input_format="BGR",
     vis_period=0,
+    vis_dataset="",
 )
