@@ -88,7 +88,10 @@ def _add_head(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.TARGETS.GAUSSIAN = True
     # Where boxes end at most: "canvas", at (height, width), or "last_pixel", 1 pixel before [R].
     cfg.MODEL.CORNERNET.TARGETS.CLIP = "canvas"
+    _add_loss(cfg)
 
+
+def _add_loss(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.LOSS = CN()
     # What the losses are divided by, a name in CRITERION_REGISTRY: "default" (global counts,
     # independent of how a batch is split; modeling/criterion.py), "official", "mmdet" or

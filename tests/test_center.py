@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 from test_pairing import SETTINGS, crowd_maps, example, found, tiny_model
 from torch import nn
 
@@ -309,17 +309,3 @@ class TestRelease:
         assert all(loss.isfinite() for loss in losses.values())
         result = model.eval().inference([example(), example()], do_postprocess=False)
         assert all(isinstance(each.pred_boxes, Boxes) for each in result)
-
-
-def test_pictures_show_the_centres():
-    from cornernet_d2.visualize import training_picture
-
-    none = Instances((64, 64), pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
-    none.pred_classes = torch.zeros(0, dtype=torch.int64)
-    truth = Instances((64, 64), gt_boxes=Boxes(torch.zeros(0, 4)))
-    truth.gt_classes = torch.zeros(0, dtype=torch.int64)
-    image = torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()
-    widths = [
-        training_picture(image, truth, none, torch.zeros(n, 1, 16, 16)).shape[-1] for n in (2, 3)
-    ]
-    assert widths[1] > widths[0]

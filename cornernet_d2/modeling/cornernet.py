@@ -100,10 +100,8 @@ class CornerNet(nn.Module):
             CornerHead(shapes[name].channels, *settings, **branches) for name in self.in_features
         )
         self.pairing, self.criterion = pairing, criterion
-        self.target_generator = target_generator
-        self.corner_inference = inference
-        self.padding = padding
-        self.input_format = input_format
+        self.target_generator, self.corner_inference = target_generator, inference
+        self.padding, self.input_format = padding, input_format
         self.vis_period, self.vis_dataset = vis_period, vis_dataset
         self.register_buffer("pixel_mean", _per_channel(pixel_mean), False)
         self.register_buffer("pixel_std", _per_channel(pixel_std), False)

@@ -94,7 +94,7 @@ def draw_example(
     picture = convert_image_to_rgb(
         example["image"].float().clamp(0, 255).permute(1, 2, 0), model.input_format
     )
-    heatmaps = torch.stack([maps[corner]["heatmap"][0].float().sigmoid() for corner in CORNERS])
+    heatmaps = torch.stack([maps[point]["heatmap"][0].float().sigmoid() for point in maps])
     ratio = np.array(targets.cells_per_pixel)
     corners = _corners(targets).numpy() / ratio - targets.border[::-1]
     distances = pair_distances(maps, targets, model.pairing) if len(targets) else None

@@ -17,7 +17,7 @@ from .visualizer import CornerNetVisualizer
 GAMMA = 0.5  # of heat maps: a score of 0.04 looks like 0.2
 WRONG = (0.85, 0.1, 0.85)  # the colour of pairs of two objects
 MOST_WRONG = 20  # of them drawn, those of the least distance
-CORNERS = ("top-left", "bottom-right")
+POINTS = ("top-left corners", "bottom-right corners", "centres")
 
 
 class TrainingView(NamedTuple):
@@ -27,8 +27,8 @@ class TrainingView(NamedTuple):
         picture: (H, W, 3) uint8 RGB.
         truth: gt_boxes, gt_classes, in image pixels.
         detections: pred_boxes, scores, pred_classes, best first.
-        heatmaps: (2, C, h, w) predicted probabilities.
-        targets: (2, C, h, w) what they are to be.
+        heatmaps: (Q, C, h, w) predicted probabilities of corners and, where Q is 3, centres.
+        targets: (Q, C, h, w) what they are to be.
         boxes, classes: (M, 4), (M,): the objects that there are targets of.
         distances: (M, M), how far the pairing holds the top-left corner of one object (row) from
             the bottom-right one of another (column); None: it does not say.
@@ -52,7 +52,7 @@ class TrainingView(NamedTuple):
 def training_picture(
     view: TrainingView, class_names: Sequence[str] | None = None, max_boxes: int = 20
 ) -> np.ndarray:
-    """Titled panels: truth, detections, pairs; heat maps of both corners beside their targets.
+    """Titled panels: truth, detections, pairs; heat maps beside their targets.
 
     Args:
         class_names: names by class index.
@@ -67,18 +67,18 @@ def training_picture(
         (f"detections, best {len(best)}", draw_instances(view.picture, best, class_names)),
         _pairs(view, best),
     ]
-    for name, predicted, wanted in zip(CORNERS, view.heatmaps, view.targets):
-        for kind, heat in (("predicted", predicted), ("target", wanted)):
-            title = f"{name} corners, {kind}: {_peak(heat, class_names)}"
-            panels.append((title, _heat(view, heat)))
-    shape = panels[0][1].shape
+    rows = [panels]
+    for name, predicted, wanted in zip(POINTS, view.heatmaps, view.targets):
+        both = ((f"{name}, predicted", predicted), (f"{name}, target", wanted))
+        rows.append(
+            [(f"{title}: {_peak(heat, class_names)}", _heat(view, heat)) for title, heat in both]
+        )
+    height, width = panels[0][1].shape[:2]
     if view.distances is not None:
-        histogram = distance_histogram(view.distances, view.limit, (shape[1], shape[0]))
-        panels.append(("distance of corners", histogram))
-    pictures = [titled(picture, title) for title, picture in panels]
-    # A row of what it says, a row of each corner.
-    rows = [pictures[:3], pictures[3:5] + pictures[7:], pictures[5:7]]
-    return grid([_padded(row, 3, pictures[0].shape) for row in rows], columns=1)
+        histogram = distance_histogram(view.distances, view.limit, (width, height))
+        rows[1].append(("distance of corners", histogram))
+    pictures = [[titled(picture, title) for title, picture in row] for row in rows]
+    return grid([_padded(row, 3, pictures[0][0].shape) for row in pictures], columns=1)
 
 
 def pair_kinds(view: TrainingView) -> dict[str, np.ndarray]:
