@@ -14,9 +14,10 @@ try:
         import detectron2.modeling  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "cornernet_d2 is a plugin for Detectron2, which cannot be imported. Run `make setup` in a "
-        "clone of the project, or follow https://detectron2.readthedocs.io/tutorials/install.html"
-    ) from error
+        f"cornernet_d2 is a plugin for Detectron2, which cannot be imported ({error}): pip install "
+        "--no-build-isolation git+https://github.com/facebookresearch/detectron2, or `make setup` "
+        "in a clone of cornernet_d2"
+    ) from (None if (error.name or "").startswith("detectron2") else error)
 
 from . import compat, data, model_zoo, modeling  # noqa: F401
 from .config import add_cornernet_config

@@ -25,6 +25,15 @@ def hardware_precision(device: str) -> tuple[torch.dtype | None, str]:
     return None, f"nothing is known of the device {device}"
 
 
+def check_device(device: str) -> None:
+    """Raises ValueError where torch has no such device, or cannot use it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        known = f"{str(error).splitlines()[0][:100]}"
+        raise ValueError(f"device {device!r} cannot be used here: {known}") from error
+
+
 def prefers_channels_last(device: str, half: bool) -> tuple[bool, str]:
     """Whether training is faster on channels_last maps, and why; no measurement, so that every run
     on a machine computes the same.

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from tiny_run import tiny_network
 
-from cornernet_d2.checkpoint import CheckpointError, CornerNetCheckpointer
+from cornernet_d2.checkpoint import CheckpointError, CornerNetCheckpointer, whole_file
 from cornernet_d2.checkpoint.contents import read_contents
 from cornernet_d2.engine import CornerNetTrainer
 
@@ -195,3 +195,21 @@ class TestWrongWeights:
 
     def test_the_right_ones_load(self, tmp_path: Path, cfg: CfgNode) -> None:
         evaluate(cfg, saved(tmp_path / "model.pth", {"model": build_model(cfg).state_dict()}))
+
+
+def test_writing_replaces_files_alone(tmp_path: Path) -> None:
+    """A device or a pipe is written to, a link keeps its place; a full one is an error."""
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    with whole_file(str(link)) as f:
+        f.write(b"new")
+    assert link.is_symlink() and target.read_bytes() == b"new"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with whole_file(str(pipe)) as f:
+        f.write(b"passed on")
+    assert os.read(reader, 100) == b"passed on" and pipe.is_fifo()
+    os.close(reader)
+    assert {p.name for p in tmp_path.iterdir()} == {"target", "link", "pipe"}

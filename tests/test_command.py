@@ -73,6 +73,7 @@ def test_overrides_begin_at_the_first_key() -> None:
         ("check --config-file code.yaml", "code.yaml: could not determine a constructor"),
         ("check --config-file based.yaml", "_BASE_"),
         ("train --config-file CornerNet-Small --num-gpus -1", "--num-gpus must be at least 0"),
+        ("train --config-file CornerNet-Small MODEL.DEVICE tpu", "device 'tpu' cannot be used"),
     ],
 )
 def test_errors_are_one_line(

@@ -189,12 +189,21 @@ def test_stock_training_script_runs_the_lazy_config(small_coco, tmp_path):
     arguments = ["--config-file", model_zoo.get_config_file("lazy/cornernet_hg104.py"), *TINY]
     arguments += [f"train.output_dir={tmp_path}", "train.max_iter=2", "train.log_period=1"]
     arguments += ["dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0"]
-    arguments += ["dataloader.test.num_workers=0", "lr_multiplier.scheduler.milestones=[1]"]
+    arguments += ["dataloader.test.num_workers=0"]
     arguments += ["dataloader.train.mapper.augmentations.0.size=[63,63]", "train.eval_period=2"]
     arguments += ["model.num_classes=80"]
     output = run_stock("lazyconfig_train_net.py", arguments, small_coco, tmp_path)
     assert "loss_heatmap" in output and "copypaste: AP" in output
     assert (tmp_path / "model_final.pth").is_file()
+
+
+@pytest.mark.parametrize("max_iter", [10, 1000, 500_000])
+def test_the_lazy_schedule_follows_its_length(max_iter: int) -> None:
+    config = LazyConfig.load(model_zoo.get_config_file("lazy/cornernet_hg104.py"))
+    config = LazyConfig.apply_overrides(config, [f"train.max_iter={max_iter}"])
+    schedule = instantiate(config.lr_multiplier)
+    rates = [schedule(i / max_iter) for i in (0, max_iter * 0.9 - 1, max_iter * 0.9 + 0.6)]
+    assert rates == [1.0, 1.0, 0.1]
 
 
 def test_stock_analysis_script_runs_the_lazy_config(small_coco, tmp_path):

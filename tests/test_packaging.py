@@ -199,3 +199,14 @@ def test_no_toolkit_and_no_gpu_are_told_apart(
     monkeypatch.setenv("FORCE_CUDA", "1")
     with pytest.raises(SystemExit, match="FORCE_CUDA is set, but CUDA_HOME"):
         setup_py["extensions"]()
+
+
+def test_without_detectron2_one_line_says_how_to_get_it() -> None:
+    code = "import sys; sys.modules['detectron2'] = None; import cornernet_d2"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode and "pip install --no-build-isolation git+https" in last
+    assert done.stderr.count("Traceback") == 1

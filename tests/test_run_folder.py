@@ -149,6 +149,14 @@ class TestResume:
         with pytest.raises(CheckpointError, match="file lacks 2 weights such as unused.bias"):
             self.resume(run, "MODEL.WEIGHTS", "unused")
 
+    def test_weights_alone_are_no_run(self, run: Path) -> None:
+        """A converted file in the place of the last checkpoint began the run anew, silently."""
+        path = run / "output" / "model_final.pth"
+        contents = torch.load(path, weights_only=True)
+        torch.save({"model": contents["model"]}, path)
+        with pytest.raises(CheckpointError, match="weights without the state of a training"):
+            self.resume(run)
+
     @pytest.mark.parametrize("kind", ["ADAMW", "SGD"])
     def test_another_optimiser_is_refused(self, run: Path, kind: str) -> None:
         with pytest.raises(CheckpointError, match="its optimiser is Adam, SOLVER.OPTIMIZER gives"):

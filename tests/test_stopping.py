@@ -1,6 +1,8 @@
 """Runs that end by themselves or by a key, and what is said and written on the way."""
 
 import json
+import logging
+import os
 import signal
 import sys
 import types
@@ -15,6 +17,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from tiny_run import TinyDetector, make_dataset, tiny_config, train
 
 from cornernet_d2.engine import CornerNetTrainer, events
+from cornernet_d2.engine.console import start_logging
 from cornernet_d2.engine.hooks import Forecast
 from cornernet_d2.engine.validation_loss import ValidationLoss
 
@@ -179,6 +182,23 @@ def test_ctrl_c_saves(tmp_path: Path, monkeypatch: Any) -> None:
     assert train(str(tmp_path), *run, resume=True).start_iter == 6
 
 
+def test_a_log_on_a_full_disk_is_one_line(tmp_path: Path, capsys: Any) -> None:
+    """Python's logging shows a traceback for every message that it cannot write."""
+    start_logging(str(tmp_path))
+    handlers = list(logging.getLogger("cornernet_d2").handlers)
+    try:
+        (file,) = [h for h in handlers if getattr(h.stream, "name", "").endswith("log.txt")]
+        file.stream = open("/dev/full", "w")
+        for _ in range(3):
+            logging.getLogger("cornernet_d2").warning("a message")
+        said = capsys.readouterr().err
+        assert said.count("a log file cannot be written to") == 1 and "Traceback" not in said
+    finally:
+        file.stream = open(os.devnull, "w")
+        for name in ("detectron2", "fvcore", "cornernet_d2"):
+            logging.getLogger(name).handlers.clear()
+
+
 class TestTestSets:
     """DATASETS.TEST is looked at before the first step."""
 
@@ -198,6 +218,8 @@ class TestTestSets:
     def test_unknown_or_missing(self, tmp_path: Path, content: dict) -> None:
         with pytest.raises(ValueError, match="no dataset 'nowhere' is registered"):
             CornerNetTrainer(tiny_config(str(tmp_path), "DATASETS.TEST", ("nowhere",)))
+        with pytest.raises(ValueError, match="no dataset 'nowhere' is registered"):
+            CornerNetTrainer(tiny_config(str(tmp_path), "DATASETS.TRAIN", ("nowhere",)))
         register_coco_instances("tiny_test", {}, str(tmp_path / "no.json"), str(tmp_path))
         with pytest.raises(ValueError, match=r"tiny_test cannot be evaluated on:.*\n.*no\.json"):
             CornerNetTrainer(tiny_config(str(tmp_path), "DATASETS.TEST", ("tiny_test",)))

@@ -69,8 +69,14 @@ def load_torch_file(path: str, *, mmap: bool = True) -> Any:
 def whole_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file beside ``path`` that takes its place once all of it is on the disk.
 
-    An exception leaves ``path`` as it was; so does a kill, which may leave ``path``.tmp behind.
+    An exception leaves ``path`` as it was; so does a kill, which may leave ``path``.tmp behind. A
+    pipe or a device is written to; a link stays, and the file that it names is replaced.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as f:
+            yield f
+        return
+    path = os.path.realpath(path)
     temporary = f"{path}.tmp"
     try:
         # Through a file object a torch archive does not record the temporary file's name.

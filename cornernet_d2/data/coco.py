@@ -28,10 +28,7 @@ def load_dataset(name: str, labelled: bool = True) -> tuple[list[dict], list[Pro
     Raises:
         ValueError: unknown name, or a dataset that cannot be loaded for another reason.
     """
-    if name not in DatasetCatalog.list():
-        raise ValueError(
-            f"no dataset {name!r} is registered; known: {', '.join(sorted(DatasetCatalog.list()))}"
-        )
+    _check_registered(name)
     problems = list(_file_problems(name, labelled))
     if any(problem.fatal for problem in problems):
         return [], problems
@@ -44,13 +41,21 @@ def load_dataset(name: str, labelled: bool = True) -> tuple[list[dict], list[Pro
         ) from error
 
 
+def _check_registered(name: str) -> None:
+    if name not in DatasetCatalog.list():
+        raise ValueError(
+            f"no dataset {name!r} is registered; known: {', '.join(sorted(DatasetCatalog.list()))}"
+        )
+
+
 def check_files(names: Iterable[str]) -> None:
     """Refuse datasets whose COCO json has a fatal fault, and log the other faults.
 
     Raises:
-        ValueError: naming file and place.
+        ValueError: naming file and place; or no dataset has that name.
     """
     for name in names:
+        _check_registered(name)
         refuse_fatal(list(_file_problems(name)), name)
 
 

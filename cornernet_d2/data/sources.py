@@ -125,7 +125,7 @@ def _coco_source(path: Path, images: str | None) -> Source:
         places += [folder / word for folder in (path.parent, up, up / "images")]
         root = next((p for p in places if names and os.path.isfile(p / names[0])), None)
         if root is None:
-            first = names[0] if names else "its images"
+            first = (names and names[0]) or "its first image"
             raise ValueError(f"{path}: {first} is not found; give --images FOLDER")
     classes = content["categories"]
     with contextlib.suppress(TypeError):  # ids of several types are refused where all is checked

@@ -32,6 +32,18 @@ class _ForPeople(logging.Filter):
         return text.startswith(TABLES) and "csv format" not in text  # the same once more
 
 
+class _OneFault:
+    """In place of a log file's ``handleError``: one line, not a traceback for each message."""
+
+    def __init__(self) -> None:
+        self.said = False
+
+    def __call__(self, record: logging.LogRecord) -> None:
+        if not self.said:
+            self.said = True
+            print(f"a log file cannot be written to: {sys.exc_info()[1]}", file=sys.stderr)
+
+
 def start_logging(output_dir: str, quiet: bool = True) -> None:
     """Send the messages of Detectron2, fvcore and this package to the terminal and to log.txt.
 
@@ -52,6 +64,7 @@ def start_logging(output_dir: str, quiet: bool = True) -> None:
         if handler not in ours.handlers:
             ours.addHandler(handler)
     for handler in (*detectron2.handlers, *logging.getLogger("fvcore").handlers):
+        handler.handleError = _OneFault()
         if getattr(handler, "stream", None) in (sys.stdout, sys.__stdout__):
             for old in [f for f in handler.filters if isinstance(f, _ForPeople)]:
                 handler.removeFilter(old)

@@ -35,6 +35,11 @@ def check_resumable(
         CheckpointError: they differ. Loading would leave weights at random, or let the optimiser
             read and write beyond the ends of moments of another shape.
     """
+    if optimizer is not None and "trainer" not in contents:
+        raise CheckpointError(
+            f"{path} holds weights without the state of a training, which cannot go on from there; "
+            "start one from them: MODEL.WEIGHTS, without --resume, and another OUTPUT_DIR"
+        )
     fault = next(_weight_faults(contents["model"], model.state_dict()), None)
     if fault is None and optimizer is not None:
         saved = contents.get("trainer", {}).get("_trainer", {})

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ..data.files import register_files
+from ..hardware import check_device
 from .console import log_setting, say_head, say_result, start_logging
 from .launch import launch, restart_count
 from .run_folder import starting_run
@@ -73,6 +74,7 @@ def start(cfg: CfgNode, *, evaluating: bool = False) -> CfgNode:
     wanted = cfg.MODEL.DEVICE
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    check_device(cfg.MODEL.DEVICE)
     cfg.freeze()
     register_files(cfg)  # in this process
     if comm.is_main_process():

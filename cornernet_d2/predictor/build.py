@@ -7,6 +7,7 @@ from detectron2.engine import DefaultPredictor
 
 from ..engine import CornerNetTrainer
 from ..engine.evaluation import tested_model
+from ..hardware import check_device
 from ..model_zoo import load_config
 
 __all__ = ["build_predictor", "load_config", "override"]
@@ -33,6 +34,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     Raises:
         CheckpointError: MODEL.WEIGHTS is empty or no file, or its weights are not the model's.
     """
+    check_device(cfg.MODEL.DEVICE)
     unloaded = cfg.clone()
     unloaded.MODEL.WEIGHTS, unloaded.MODEL.TIMM.PRETRAINED = "", ""  # both come from the file
     predictor = DefaultPredictor(unloaded)

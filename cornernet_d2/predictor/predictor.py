@@ -18,6 +18,7 @@ from torch import nn
 from ..checkpoint import CheckpointError, class_names, read_config, read_contents
 from ..engine import CornerNetTrainer
 from ..engine.evaluation import tested_model
+from ..hardware import check_device
 from . import memory, pretrained
 from .build import override
 from .images import find_images, network_size, read_picture, resize
@@ -75,6 +76,7 @@ class Predictor:
             CheckpointError: there is no such file, or its weights are not the model's.
         """
         path = cfg.MODEL.WEIGHTS
+        check_device(cfg.MODEL.DEVICE)
         if names is None and os.path.isfile(path):
             names = (read_contents(path, mmap=True).get("cornernet_d2") or {}).get("classes")
         model = build_model(cfg)

@@ -27,7 +27,9 @@ optimizer = L(torch.optim.Adam)(
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(
-        values=[1.0, 0.1], milestones=[450_000], num_updates="${train.max_iter}"
+        values=[1.0, 0.1],
+        milestones=[90],  # percent of train.max_iter: 450k
+        num_updates=100,
     ),
     warmup_length=0.0,
     warmup_method="linear",
