@@ -1,5 +1,7 @@
 """Config keys of CornerNet, added to Detectron2's yacs defaults."""
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode as CN
 
 
@@ -17,6 +19,18 @@ def add_cornernet_config(cfg: CN) -> None:
     _add_test(cfg)
     _add_input(cfg)
     _add_solver(cfg)
+
+
+def override(cfg: CN, opts: Sequence[object]) -> None:
+    """Sets keys from a list of alternating keys and values.
+
+    Raises:
+        ValueError: there is no such key, a value is of another type, or one is missing.
+    """
+    try:
+        cfg.merge_from_list(list(opts))
+    except (AssertionError, KeyError, ValueError) as error:  # yacs raises them for users' errors
+        raise ValueError(f"config overrides {list(map(str, opts))}: {error}") from error
 
 
 def _add_hourglass(cfg: CN) -> None:

@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 from torch import nn
 
-from .config import add_cornernet_config
+from .config import add_cornernet_config, override
 from .data.files import register_files
 
 
@@ -86,10 +86,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if not path.endswith((".yaml", ".yml")):
         raise ValueError(f"{config_file} is not a yaml config")
     cfg = _read(path)
-    try:
-        cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError) as error:  # yacs raises them for what users write
-        raise ValueError(str(error.args[0])) from error
+    override(cfg, opts)
     register_files(cfg)
     return cfg
 
@@ -117,6 +114,8 @@ def _read(path: str) -> CfgNode:
         # yacs and yaml raise them for what users write
         reason = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
         raise ValueError(f"{path}: {reason}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: its _BASE_ leads back to it") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return cfg

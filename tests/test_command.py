@@ -63,6 +63,7 @@ def test_overrides_begin_at_the_first_key() -> None:
         ("train --config-file nowhere", "no config is called 'nowhere'"),
         ("train --config-file CornerNet-Small MODEL.TYPO 1", "Non-existent key: MODEL.TYPO"),
         ("train --config-file CornerNet-Small SOLVER.BASE_LR fast", "BASE_LR"),
+        ("check --config-file own_base.yaml", "own_base.yaml: its _BASE_ leads back to it"),
         ("eval nowhere.pth", "cornernet eval: nowhere.pth does not exist"),
         ("analyze a.pth", "a.pth is empty"),
         ("predict a.pth --config-file CornerNet-Small", "give images and folders, or one video"),
@@ -87,6 +88,7 @@ def test_errors_are_one_line(
     Path("a.pth").touch()
     Path("bad.yaml").write_text("MODEL: [")
     Path("code.yaml").write_text("OUTPUT_DIR: !!python/object/apply:os.getcwd []\n")
+    Path("own_base.yaml").write_text('_BASE_: "own_base.yaml"\n')
     Path("based.yaml").write_text('_BASE_: "CornerNet-Nowhere.yaml"\n')
     assert command.main(line.split()) == 1
     (printed,) = capsys.readouterr().err.splitlines()

@@ -158,6 +158,13 @@ def test_statistics(tmp_path: Path) -> None:
         measure([{**d, "annotations": []} for d in dicts])
 
 
+def test_a_wrong_key_is_one_line(tmp_path: Path, capsys) -> None:
+    root = LAYOUTS["coco"](tmp_path / "set", range(4), range(4, 5))
+    assert command.main(["train", "--data", str(root), "MODEL.TYPO", "1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Non-existent key: MODEL.TYPO" in line and "--debug" not in line
+
+
 SHORT = ("SOLVER.MAX_ITER", 4, "SOLVER.WARMUP_ITERS", 1, "TEST.EVAL_PERIOD", 2)
 SHORT += ("MODEL.CORNERNET.TEST.FLIP", False, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.BASE_LR", 1e-3)
 

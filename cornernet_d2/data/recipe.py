@@ -12,6 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from ..config import override
 from .annotations import boxes_xyxy, is_ignored
 from .files import add_files
 from .reading import image_size
@@ -180,12 +181,12 @@ def own_data(
     add_files(cfg, files)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train,), (val,)
     cfg.MODEL.CORNERNET.NUM_CLASSES = len(files[train]["CLASSES"])
-    cfg.merge_from_list(list(opts))  # of the network, whose canvas the recipe fills
+    override(cfg, opts)  # of the network, whose canvas the recipe fills
     if not keep:
         stride = 4  # of the hourglass, whatever its depth
         divisibility = stride * 2**cfg.MODEL.HOURGLASS.DEPTH
         values = recipe(measure(DatasetCatalog.get(train)), this_machine(), divisibility)
         cfg.OUTPUT_DIR = os.path.join("output", train.removesuffix("_train"))
         cfg.merge_from_list([item for pair in values.items() for item in pair])
-        cfg.merge_from_list(list(opts))
+        override(cfg, opts)
     return cfg

@@ -69,8 +69,10 @@ class TrainingCheckpointer(CornerNetCheckpointer):
             with whole_file(path) as f:
                 torch.save({**self.notes(), **data}, f)
         except (OSError, RuntimeError) as error:
+            # torch.save fails once more at closing what it could not write.
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
             raise OSError(
-                f"Cannot write checkpoint {path}: {error}. {self._latest_message()} Free some "
+                f"Cannot write checkpoint {path}: {cause}. {self._latest_message()} Free some "
                 "space or change OUTPUT_DIR, and continue with --resume."
             ) from error
 

@@ -27,6 +27,8 @@ class _ForPeople(logging.Filter):
         text = str(record.msg)
         if text.startswith("Using previously cached COCO format"):  # of this run, see run.start
             return False
+        if text.startswith("Exception during training"):  # the command says it in one line
+            return False
         if record.levelno >= logging.WARNING or record.name.startswith(SHOWN):
             return True
         return text.startswith(TABLES) and "csv format" not in text  # the same once more
@@ -41,7 +43,7 @@ class _OneFault:
     def __call__(self, record: logging.LogRecord) -> None:
         if not self.said:
             self.said = True
-            print(f"a log file cannot be written to: {sys.exc_info()[1]}", file=sys.stderr)
+            sys.stderr.write(f"a log file cannot be written to: {sys.exc_info()[1]}\n")
 
 
 def start_logging(output_dir: str, quiet: bool = True) -> None:

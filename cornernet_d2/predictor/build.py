@@ -1,28 +1,15 @@
 """From a config and a file of weights to Detectron2's own predictor."""
 
-from collections.abc import Sequence
-
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
+from ..config import override
 from ..engine import CornerNetTrainer
 from ..engine.evaluation import tested_model
 from ..hardware import check_device
 from ..model_zoo import load_config
 
 __all__ = ["build_predictor", "load_config", "override"]
-
-
-def override(cfg: CfgNode, opts: Sequence[object]) -> None:
-    """Sets keys from a list of alternating keys and values.
-
-    Raises:
-        ValueError: there is no such key, a value is of another type, or one is missing.
-    """
-    try:
-        cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError, ValueError) as error:
-        raise ValueError(f"config overrides {list(map(str, opts))}: {error}") from error
 
 
 def build_predictor(cfg: CfgNode) -> DefaultPredictor:
