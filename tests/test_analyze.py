@@ -16,10 +16,13 @@ from tiny_run import TINY_NETWORK
 
 from cornernet_d2 import load_config
 from cornernet_d2.diagnosis import FALSE, MISSED, analyze
+from cornernet_d2.diagnosis.heat import heat_in_image
 from cornernet_d2.diagnosis.oracle import ROWS, perfect_maps
-from cornernet_d2.diagnosis.stages import found_in
+from cornernet_d2.diagnosis.showing import KINDS, explained, show
+from cornernet_d2.diagnosis.stages import found_in, trace
 from cornernet_d2.engine import CornerNetTrainer
 from cornernet_d2.modeling.target_batch import TargetBatch
+from cornernet_d2.predictor.results import class_thresholds, select
 from cornernet_d2.tools import command
 
 NAME = "errors"
@@ -77,6 +80,18 @@ def test_the_command_prints_tables_and_writes_reports(cfg, tmp_path, capsys):
     assert sum(content["missed"].values()) == content["totals"]["missed"]
     assert content["oracle"]["heatmap, offset, pairing"]["AP"] == 100.0
     assert list(content["AP50_by_setting"]["TOP_K"]) == ["25", "50", "100", "200"]
+    assert content["pairing"]["limit"] == 0.5 and content["pairing"]["within_median"] >= 0
+    assert sum(number for *_, number in content["calibration"]) == (
+        content["totals"]["false"] + content["totals"]["found"]
+    )
+    names = ["a", "b"]
+    best = {name: content["classes"][name]["best_threshold"] for name in names}
+    assert class_thresholds(numbers, names, 0.4) == list(best.values())
+    assert class_thresholds(numbers, [*names, "c"], 0.4) == [*best.values(), 0.4]
+    with pytest.raises(ValueError, match="no class is called b; there are a"):
+        class_thresholds(numbers, ["a"], 0.4)
+    with pytest.raises(ValueError, match="is no report of"):
+        class_thresholds(html, names, 0.4)
     _check_page(html.read_text())
     assert command.main(argv) == 1
     assert "a.html exists" in capsys.readouterr().err
@@ -101,7 +116,8 @@ def _check_page(text):
     assert not reader.opened and "<script" not in text and "url(" not in text
     assert all(source.startswith("data:image/") for source in reader.sources)
     kinds = [source[11:15] for source in reader.sources]
-    assert kinds.count("png;") == 3 and kinds.count("jpeg") >= 1
+    # Gains, curves, calibration and scatter; worst images, examples and a histogram.
+    assert kinds.count("png;") == 5 and kinds.count("jpeg") >= 4
     for source in reader.sources:
         data = np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8)
         assert min(cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]) >= 100
@@ -226,6 +242,61 @@ def test_perfect_maps():
     assert maps["offset"][0, :, 2, 2].tolist() == [0, 0] and (maps["offset"][0, :, 9] == 7).all()
     peaks = (maps["heatmap"].sigmoid() > 0.99).nonzero().tolist()
     assert peaks == [[0, 0, 2, 2], [0, 2, 2, 4]]
+
+
+def _helped(cfg):
+    """A model that finds some objects of the first image, and that image as it takes it."""
+    cfg.MODEL.CORNERNET.TEST.FLIP = False
+    torch.manual_seed(0)
+    model = CornerNetTrainer.build_model(cfg).eval()
+    with open(MetadataCatalog.get(NAME).json_file) as file:
+        _draw_towards(model, json.load(file)["annotations"])
+    x = next(iter(CornerNetTrainer.build_test_loader(cfg, NAME)))[0]
+    return model, x
+
+
+@pytest.mark.parametrize("pairing", ["embedding", "centripetal"])
+def test_detections_know_their_corners_and_how_far_apart_these_are(cfg, pairing):
+    cfg.MODEL.CORNERNET.PAIRING = pairing
+    model, x = _helped(cfg)
+    pixels, canvas = model.preprocess_image([x])
+    maps = model.last_maps(pixels)
+    size = x["height"], x["width"]
+    stages = trace(model.corner_inference, model.pairing, maps, canvas, size)
+    found, result = explained(stages, size), model([x])[0]["instances"]
+    assert torch.equal(found.pred_boxes.tensor, result.pred_boxes.tensor) and len(found)
+    assert (found.pair_distances <= model.pairing.limit).all()
+    best = found[0]  # nothing lowered its score
+    expected = best.corner_scores.mean()
+    if pairing == "embedding":
+        assert best.scores.item() == pytest.approx(expected.item(), abs=1e-6)
+    else:
+        weight = (-2 * (best.pair_distances / model.pairing.limit) ** 2).exp()
+        assert best.scores.item() == pytest.approx((expected * weight).item(), abs=1e-6)
+
+
+def test_heat_of_an_image_is_that_of_its_cells(cfg):
+    model, x = _helped(cfg)
+    pixels, canvas = model.preprocess_image([x])
+    heat = heat_in_image(model.last_maps(pixels), canvas)
+    assert heat.shape == (2, 24, 32) and heat.dtype == np.uint8
+    # The corners of BOXES, 4/3 of 8, 12 and 38, 40 pixels, in cells of 4.
+    assert heat[0, 4, 2] == 255 and heat[1, 13, 12] == 255 and np.median(heat) < 128
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_shown_of_a_detection(cfg, kind):
+    model, x = _helped(cfg)
+    picture = np.full((72, 96, 3), 128, np.uint8)
+    few = show(model, x, picture, kind, lambda found: select(found, 0.9)[0], ["a", "b"])
+    none = show(model, x, picture, kind, lambda found: found[:0], ["a", "b"])
+    panels = 2 if kind == "heatmaps" else 1
+    strip = 22 if kind == "heatmaps" else 0
+    assert few.shape == none.shape == (320 + strip, 426 * panels + 4 * (panels - 1), 3)
+    assert (np.abs(few.astype(int) - none).max(-1) > 20).sum() > 100
+    if kind == "heatmaps":  # red at the corner, blue elsewhere
+        row, column = 22 + 12 * 320 // 72, 8 * 320 // 72
+        assert none[row, column, 0] > none[row, column, 2] + 60
 
 
 def test_needs_the_truth(cfg):

@@ -16,12 +16,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from make_shapes import Settings, make_shapes
 from PIL import Image
 from tiny_run import tiny_network
 
 from cornernet_d2 import build_predictor, class_names, load, load_config, model_zoo
 from cornernet_d2.checkpoint import CornerNetCheckpointer
+from cornernet_d2.predictor.results import class_thresholds, select
 from cornernet_d2.tools import command, contact_sheet, predict
 from cornernet_d2.visualize import draw_instances
 
@@ -66,6 +68,12 @@ def _run(*arguments: object, weights: str, config: str = CONFIG) -> None:
     _main(
         predict, "predict", [*flags, "--confidence-threshold", "0", "MODEL.WEIGHTS", weights, *FEW]
     )
+
+
+def load_instances(scores: list[float], classes: list[int]) -> Instances:
+    found = Instances((9, 9), pred_boxes=Boxes(torch.zeros(len(scores), 4)))
+    found.scores, found.pred_classes = torch.tensor(scores), torch.tensor(classes)
+    return found
 
 
 def _make_video(path: Path, frames: int = 3) -> None:
@@ -400,3 +408,22 @@ class TestFiles:
         with pytest.raises(SystemExit) as error:
             _main(predict, "predict", list(arguments))
         assert error.value.code == 2 or str(error.value).startswith("predict: ")
+
+
+def test_show_and_thresholds_of_classes(photos: Path, tmp_path: Path, weights: str) -> None:
+    """The command draws what --show says, of the detections that reach their class's score."""
+    report = tmp_path / "report.json"
+    image = str(photos / "a.png")
+    plain, shown = tmp_path / "plain.png", tmp_path / "shown.png"
+    _run("--input", image, "--output", plain, weights=weights)
+    _run("--input", image, "--output", shown, "--show", "pairs", weights=weights)
+    assert cv2.imread(str(plain)).shape == cv2.imread(str(shown)).shape
+    assert (cv2.imread(str(plain)) != cv2.imread(str(shown))).any()
+    report.write_text(json.dumps({"set": {"classes": {"x": {"best_threshold": 0.5}}}}))
+    assert class_thresholds(report, ["x", "y"], 0.3) == [0.5, 0.3]
+    every = load_instances([0.6, 0.4, 0.4], [0, 0, 1])
+    assert select(every, [0.5, 0.3])[0].scores.tolist() == pytest.approx([0.6, 0.4])
+    kept, reason = select(every[1:2], [0.5, 0.3])
+    assert not len(kept) and "below the threshold of its class" in reason
+    with pytest.raises(SystemExit, match="--show draws what is found in the whole image"):
+        _run("--input", image, "--output", shown, "--show", "pairs", "--tile", 64, weights=weights)

@@ -172,9 +172,8 @@ def test_training_picture_shows_every_panel(distances: np.ndarray | None) -> Non
 
 
 def test_histogram_has_its_bars_where_the_distances_are() -> None:
-    distances = np.full((4, 4), 1.9)
-    np.fill_diagonal(distances, 0.05)
-    drawn = distance_histogram(distances, 0.5, (480, 320)).astype(int)
+    within, between = np.full(4, 0.05), np.array([1.9, 1.9, np.nan])
+    drawn = distance_histogram(within, between, 0.5, (480, 320)).astype(int)
     green = (drawn[..., 1] > drawn[..., 0] + 40).nonzero()[1]
     red = (drawn[..., 0] > drawn[..., 1] + 40).nonzero()[1]
     assert np.bincount(green).argmax() < 120 and np.bincount(red).argmax() > 380

@@ -11,15 +11,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tes
 from detectron2.structures import Boxes, Instances
 
 from ..data import CornerNetDatasetMapper
-from ..data.annotations import boxes_xyxy, is_ignored
 from ..modeling import CornerNet, InferenceWithTTA
 from .causes import diagnose
-from .matching import Truth
+from .heat import heat_in_image
 from .oracle import Oracle
+from .pairing_view import PairingView
 from .saved_maps import load_maps, save_maps
 from .settings import Settings
 from .stages import trace
 from .summary import Summary
+from .truth import truth_of
 
 
 class Analysis(NamedTuple):
@@ -32,6 +33,7 @@ class Analysis(NamedTuple):
             empty if they were not asked for.
         settings: key of MODEL.CORNERNET.TEST -> value -> AP at an IoU of 0.5, in [0, 1]; likewise.
         used: the value in use of each of these keys.
+        pairing: what the pairing says of the true corners.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Analysis(NamedTuple):
     oracle: dict[tuple[str, ...], dict[str, float]]
     settings: dict[str, dict[float, float]]
     used: dict[str, float]
+    pairing: PairingView
 
 
 class TruthMapper:
@@ -48,13 +51,7 @@ class TruthMapper:
         self.mapper = CornerNetDatasetMapper(cfg, is_train=False)
 
     def __call__(self, dataset_dict: Mapping) -> dict:
-        every = dataset_dict["annotations"]
-        truth = Truth(
-            boxes_xyxy(every),
-            np.array([obj["category_id"] for obj in every], dtype=np.int64),
-            np.array([is_ignored(obj) for obj in every], dtype=bool),
-            np.array([bool(obj.get("iscrowd")) for obj in every], dtype=bool),
-        )
+        truth = truth_of(dataset_dict["annotations"])
         result = self.mapper(dataset_dict)
         height, width = result["image"].shape[-2:]
         scale = np.array([width / result["width"], height / result["height"]] * 2)
@@ -101,7 +98,7 @@ def analyze(
         inference = inference.inference
     table = Oracle(cfg, name, model, inference) if oracle else None
     trials = Settings(inference, model.pairing, len(names)) if settings else None
-    images = []
+    images, pairing = [], PairingView(model.pairing.limit)
     for number, x in enumerate(_loader(cfg, dicts)):
         pixels, canvas = model.preprocess_image([x])
         maps = load_maps(load_from, number, x, model.device) if load_from else None
@@ -111,7 +108,9 @@ def analyze(
         size = x["height"], x["width"]
         stages = trace(inference, model.pairing, maps, canvas, size)
         lowest = inference.soft_nms["min_score"]
-        images.append(diagnose(x["truth"], stages, min_score, lowest, x["file_name"]))
+        image = diagnose(x["truth"], stages, min_score, lowest, x["file_name"])
+        images.append(image._replace(heat=heat_in_image(maps, canvas)))
+        pairing.add(model, x, maps, canvas)
         if table:
             table.add(x, canvas, maps)
         if trials:
@@ -122,6 +121,7 @@ def analyze(
         table.results() if table else {},
         trials.results() if trials else {},
         trials.used if trials else {},
+        pairing,
     )
 
 

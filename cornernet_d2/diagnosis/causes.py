@@ -52,6 +52,8 @@ class ImageDiagnosis(NamedTuple):
         false: D names of :data:`FALSE`, "" for detections that are right or ignored.
         confused: D, the class of the object that "class confusion" is about, else -1.
         name: the image's file.
+        heat: (2, h, w) uint8, the highest class of each cell of the image on the corners' heat
+            maps, 255 for a probability of 1; None: it was not kept.
     """
 
     truth: Truth
@@ -61,6 +63,7 @@ class ImageDiagnosis(NamedTuple):
     false: tuple[str, ...]
     confused: np.ndarray
     name: str = ""
+    heat: np.ndarray | None = None
 
 
 def diagnose(

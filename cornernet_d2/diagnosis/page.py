@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from ..visualize.training import distance_histogram
 from . import pictures
 from .analysis import Analysis
 from .causes import FALSE, MISSED
+from .galleries import draw_errors, examples
 from .html import decimal, document, figure, heading, paragraph, table
 from .oracle import METRICS
 from .summary import Summary
@@ -24,8 +26,17 @@ def page(analyses: Sequence[Analysis], title: str, gallery: int = 12) -> str:
     parts = []
     for each in analyses:
         parts += [heading(each.name, 2), *_totals(each.summary), *_causes(each.summary)]
-        parts += [*_oracle(each), *_settings(each), *_classes(each.summary), *_parts(each.summary)]
-        parts += _gallery(each.summary, gallery)
+        parts += [
+            *_oracle(each),
+            *_settings(each),
+            *class_parts(each.summary),
+            *part_tables(each.summary),
+        ]
+        parts += [*_calibration(each.summary), *_pairing(each)]
+        parts += [
+            *gallery_parts(each.summary, gallery),
+            *(_examples(each.summary) if gallery else ()),
+        ]
     return document(title, parts)
 
 
@@ -87,7 +98,8 @@ def _settings(analysis: Analysis) -> list[str]:
     ]
 
 
-def _classes(summary: Summary) -> list[str]:
+def class_parts(summary: Summary) -> list[str]:
+    """AP, thresholds and curves of the classes, and which are confused."""
     numbers = summary.as_dict()
     rows = [
         (
@@ -115,7 +127,8 @@ def _classes(summary: Summary) -> list[str]:
     return parts
 
 
-def _parts(summary: Summary) -> list[str]:
+def part_tables(summary: Summary) -> list[str]:
+    """AP by size and by crowding."""
     parts = []
     for title, rows in (
         ("Area of the box", summary.by_size()),
@@ -128,7 +141,52 @@ def _parts(summary: Summary) -> list[str]:
     return parts
 
 
-def _gallery(summary: Summary, number: int) -> list[str]:
+def _calibration(summary: Summary) -> list[str]:
+    caption = "Of detections of about a score, the share that is right, and their number."
+    return [
+        heading("What a score means"),
+        figure(pictures.calibration(summary.calibration()), caption),
+    ]
+
+
+def _pairing(analysis: Analysis) -> list[str]:
+    view, names = analysis.pairing, analysis.summary.class_names
+    if view.limit is None or not len(view.within):
+        return []
+    accepted, mixed = (
+        (x <= view.limit).mean() if len(x) else 0 for x in (view.within, view.between)
+    )
+    histogram = distance_histogram(view.within, view.between, view.limit, (700, 300))
+    parts = [
+        heading("What the pairing makes of the true corners"),
+        figure(
+            pictures.photo(histogram),
+            f"Distances at the corners of the truth. {accepted:.1%} of the objects' own corners "
+            f"are accepted, and {mixed:.1%} of corners of two objects of an image.",
+        ),
+    ]
+    if view.crowded is not None:
+        caption = f"{view.crowded.output} of the objects of {view.crowded.name}, that of most."
+        parts.append(figure(pictures.scatter(view.crowded, names, view.limit), caption))
+    return parts
+
+
+def _examples(summary: Summary) -> list[str]:
+    parts, last = [heading("Examples of each cause")], ""
+    for cause, picture, caption in examples(summary):
+        if cause != last:
+            parts.append(heading(cause, 4))
+            last = cause
+        parts.append(figure(pictures.photo(picture), caption))
+    return parts if last else []
+
+
+def gallery_parts(summary: Summary, number: int) -> list[str]:
+    """The images of most errors.
+
+    Raises:
+        ValueError: one cannot be read.
+    """
     worst = summary.worst_images(number)
     if not worst:
         return []
@@ -144,7 +202,7 @@ def _gallery(summary: Summary, number: int) -> list[str]:
         missed = sum(map(bool, image.missed))
         parts.append(
             figure(
-                pictures.errors(image, shown, summary.class_names),
+                pictures.photo(draw_errors(image, shown, summary.class_names)),
                 f"{image.name}: {missed} missed, {int(shown.sum())} confident and false",
             )
         )

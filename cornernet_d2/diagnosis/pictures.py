@@ -1,4 +1,4 @@
-"""Pictures of a report: curves, bars and images with their errors, as data that HTML can hold."""
+"""Pictures of a report: curves, bars and photos, as data that HTML can hold."""
 
 import base64
 import io
@@ -6,15 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from detectron2.structures import Boxes, Instances
 
-from ..data.reading import read_file
-from ..visualize import CornerNetVisualizer
-from .causes import ImageDiagnosis
 from .matching import RECALLS, Curve
-
-LONGEST = 640  # images of a gallery are made at most so long, pixels
-FOUND, MISSED, FALSE = (0.2, 0.8, 0.3), (0.95, 0.2, 0.2), (1.0, 0.65, 0.1)
+from .pairing_view import CrowdedImage
 
 
 def bars(values: Mapping[str, float], unit: str) -> str:
@@ -77,45 +71,74 @@ def settings(table: Mapping[str, Mapping[float, float]], used: Mapping[str, floa
     return _figure_uri(figure)
 
 
-def errors(image: ImageDiagnosis, false: np.ndarray, class_names: Sequence[str]) -> str:
-    """An image with its objects and errors, as a data URI of a JPEG.
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> str:
+    """Named lines of (x, y); a data URI of a PNG."""
+    from matplotlib.figure import Figure
 
-    Objects that were found are green, missed ones red with their cause; false detections orange
-    with theirs. Dashed lines join the corners of detections.
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axes = figure.subplots()
+    for name, points in lines.items():
+        marker = "." if len(points) < 30 else ""
+        axes.plot(*zip(*points), marker=marker, linewidth=1, label=name)
+    axes.set(xlabel="iteration", ylabel=unit)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return _figure_uri(figure)
+
+
+def calibration(rows: Sequence[tuple[float, float, int]]) -> str:
+    """How often detections of a score are right; a data URI of a PNG.
 
     Args:
-        false: D bool, the false detections to be drawn.
-
-    Raises:
-        ValueError: the file cannot be read.
+        rows: (mean score, share that is right, detections), as of :meth:`.Summary.calibration`.
     """
-    picture = np.ascontiguousarray(read_file(image.name, "RGB"))
-    shrink = min(1.0, LONGEST / max(picture.shape[:2]))
-    if shrink < 1:
-        picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-    visualizer = CornerNetVisualizer(picture)
-    truth, found = image.truth, image.found
-    was_found = (image.matches.objects >= 0) & ~truth.ignored
-    visualizer.draw_boxes(truth.boxes[was_found] * shrink, colours=[FOUND] * int(was_found.sum()))
-    shown = false | ((image.matches.detections >= 0) & ~image.matches.ignored)
-    pairs = Instances(picture.shape[:2])
-    pairs.pred_boxes = Boxes(found.boxes[shown] * shrink)
-    pairs.pred_classes = found.classes[shown]
-    visualizer.draw_pairs(pairs)
-    names = [class_names[index] for index in truth.classes]
-    missed = [i for i, cause in enumerate(image.missed) if cause]
-    visualizer.draw_boxes(
-        truth.boxes[missed] * shrink,
-        [f"{names[i]}: {image.missed[i]}" for i in missed],
-        [MISSED] * len(missed),
-    )
-    wrong = np.flatnonzero(false)
-    visualizer.draw_boxes(
-        found.boxes[wrong] * shrink,
-        [f"{class_names[found.classes[i]]} {found.scores[i]:.2f}: {image.false[i]}" for i in wrong],
-        [FALSE] * len(wrong),
-    )
-    return photo(visualizer.get_output().get_image())
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot((0, 1), (0, 1), color="#999999", linestyle="--", label="score = share")
+    if rows:
+        scores, shares, numbers = zip(*rows)
+        axes.plot(scores, shares, marker="o", color="#4878a8", label="this model")
+        for score, share, number in rows:
+            axes.annotate(str(number), (score, share), (4, -10), textcoords="offset points", size=7)
+    axes.set(xlabel="score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return _figure_uri(figure)
+
+
+def scatter(crowded: CrowdedImage, class_names: Sequence[str], limit: float) -> str:
+    """An image's objects by the pairing's output at their two corners; a data URI of a PNG.
+
+    Args:
+        limit: how far apart the two may be; drawn of outputs with one channel.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    tl, br = crowded.values
+    for index in np.unique(crowded.classes):
+        mine = crowded.classes == index
+        colour = f"C{int(index) % 10}"
+        if tl.shape[1] == 1:
+            axes.scatter(tl[mine, 0], br[mine, 0], s=24, color=colour, label=class_names[index])
+        else:
+            axes.scatter(*tl[mine, :2].T, s=24, color=colour, label=class_names[index])
+            axes.scatter(*br[mine, :2].T, s=24, color=colour, marker="s")
+            for a, b in zip(tl[mine], br[mine]):
+                axes.plot(*zip(a[:2], b[:2]), color=colour, linewidth=0.6)
+    if tl.shape[1] == 1:
+        low, high = float(crowded.values.min()), float(crowded.values.max())
+        for shift in (-limit, limit):
+            ends = (low, high)
+            axes.plot(ends, [x + shift for x in ends], color="#999999", linestyle="--", linewidth=1)
+        axes.set(xlabel="at the top-left corner", ylabel="at the bottom-right corner")
+    else:
+        axes.set(xlabel="first channel", ylabel="second channel")
+    axes.legend(fontsize=8)
+    return _figure_uri(figure)
 
 
 def histogram(

@@ -43,6 +43,7 @@ class PairTable(NamedTuple):
         confirmed: (Q,) bool, by a centre; all are where the model has none, and where the check is
             another code base's.
         kept: (Q,) bool, accepted, confirmed and among the best of the image (TEST.MAX_PAIRS).
+        distances: (Q,) :meth:`.Pairing.distances`, None where the rule knows none.
     """
 
     boxes: np.ndarray
@@ -52,6 +53,7 @@ class PairTable(NamedTuple):
     accepted: np.ndarray
     confirmed: np.ndarray
     kept: np.ndarray
+    distances: np.ndarray | None = None
 
 
 class Stages(NamedTuple):
@@ -181,6 +183,9 @@ def trace(
     kept = accepted & confirmed & (scores >= lowest)
     fields = classes, index, scores, accepted, confirmed, kept
     pairs = PairTable(to_output(xy), *(_array(x) for x in fields))
+    distances = pairing.distances(recorder.tl, recorder.br)
+    if distances is not None:
+        pairs = pairs._replace(distances=_array(distances[0][tuple(index.T)]))
     return Stages(tl, br, pairs, found_in(survivors), found_in(detections))
 
 

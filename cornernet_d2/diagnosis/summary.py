@@ -172,6 +172,13 @@ class Summary:
         ap = mean_average_precision(tally.curves())
         return {"objects": objects, "found": found, "AP50": ap}
 
+    def calibration(self, bins: int = 10) -> list[tuple[float, float, int]]:
+        """(mean score, share that is right, detections) of each tenth of the scores that occurs."""
+        scores, right = self._scores[self._counts], self._right[self._counts]
+        place = np.minimum((scores * bins).astype(int), bins - 1)
+        groups = ((place == index) for index in np.unique(place))
+        return [(float(scores[g].mean()), float(right[g].mean()), int(g.sum())) for g in groups]
+
     def confusions(self) -> list[tuple[str, str, int]]:
         """(class of the object, class said, detections), most frequent first."""
         pairs = Counter(
@@ -222,6 +229,7 @@ class Summary:
                 k: {**v, "AP50": _percent(v["AP50"])} for k, v in self.by_crowding().items()
             },
             "confusions": self.confusions(),
+            "calibration": self.calibration(),
         }
 
 

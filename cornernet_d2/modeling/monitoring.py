@@ -136,5 +136,6 @@ def pair_distances(
 
 def _corners(targets: CornerTargets) -> torch.Tensor:
     """(M, 2, 2) float32 as (corner, xy), map pixels, on the host."""
-    cells, width = targets.cells.cpu(), targets.map_size[1]
-    return torch.stack((cells % width, cells // width), dim=-1) + targets.offsets.cpu()
+    number, width = len(CORNERS), targets.map_size[1]
+    cells, offsets = targets.cells[:, :number].cpu(), targets.offsets[:, :number].cpu()
+    return torch.stack((cells % width, cells // width), dim=-1) + offsets

@@ -3,12 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from detectron2.structures import Instances
 
 from ..checkpoint import whole_file
@@ -17,7 +18,7 @@ from ..checkpoint import whole_file
 _WRITTEN = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def class_indices(wanted: Sequence[str], names: Sequence[str] | None) -> list[int]:
+def class_indices(wanted: Iterable[str], names: Sequence[str] | None) -> list[int]:
     """Indices of classes by name.
 
     Raises:
@@ -31,25 +32,54 @@ def class_indices(wanted: Sequence[str], names: Sequence[str] | None) -> list[in
     return [names.index(name) for name in wanted]
 
 
+def class_thresholds(path: Path, names: Sequence[str] | None, default: float) -> list[float]:
+    """The score of best F1 of each class, from what `cornernet analyze --json` wrote.
+
+    Args:
+        path: of its file; of several datasets the first counts.
+        names: the model's classes.
+        default: for classes that the dataset has no object of.
+
+    Raises:
+        ValueError: it is no such file, or of other classes.
+    """
+    try:
+        report = next(iter(json.loads(path.read_text()).values()))
+        best = {name: float(x["best_threshold"]) for name, x in report["classes"].items()}
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, StopIteration) as error:
+        raise ValueError(
+            f"{path} is no report of `cornernet analyze MODEL --json {path}`: {error!r}"
+        ) from error
+    if class_indices(best, names):  # raises for a class of another model
+        return [best.get(name, default) for name in names or ()]
+    raise ValueError(f"{path} has no class with objects")
+
+
 def select(
-    instances: Instances, min_score: float, classes: Sequence[int] | None = None
+    instances: Instances,
+    min_score: float | Sequence[float],
+    classes: Sequence[int] | None = None,
 ) -> tuple[Instances, str]:
     """Detections of these classes with this score, and where there are none a line that says why.
 
     Args:
         instances: on the CPU.
-        min_score: in [0, 1].
+        min_score: in [0, 1], or one for each class.
         classes: indices; None: all.
     """
+    per_class = not isinstance(min_score, (int, float))
     if classes is not None:
         known = instances.pred_classes.tolist()
         instances = instances[np.isin(known, list(classes)).nonzero()[0].tolist()]
-    kept = instances[instances.scores >= min_score]
+    least = torch.tensor(min_score)[instances.pred_classes] if per_class else min_score
+    kept = instances[instances.scores >= least]
     if len(kept):
         return kept, ""
     if not len(instances):
         return kept, "nothing was found at any score"
     best = float(instances.scores.max())
+    if per_class:
+        return kept, f"best score {best:.2f} is below the threshold of its class"
     return kept, f"best score {best:.2f} is below the threshold {min_score:.2f}"
 
 

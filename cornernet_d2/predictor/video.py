@@ -39,7 +39,7 @@ def open_capture(source: str | int) -> cv2.VideoCapture:
 def drawn_frames(
     capture: cv2.VideoCapture,
     predictor: Predictor,
-    min_score: float,
+    min_score: float | Sequence[float],
     classes: Sequence[int] | None = None,
     batch_size: int = 1,
 ) -> Iterator[np.ndarray]:

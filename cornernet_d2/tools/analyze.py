@@ -67,7 +67,7 @@ def report(analyses: Sequence[Analysis], args: argparse.Namespace) -> None:
         content = {
             each.name: each.summary.as_dict()
             | {"oracle": {", ".join(row) or "nothing": r for row, r in each.oracle.items()}}
-            | {"AP50_by_setting": _percent(each.settings)}
+            | {"AP50_by_setting": _percent(each.settings), "pairing": each.pairing.as_dict()}
             for each in analyses
         }
         args.json.write_text(json.dumps(content, indent=1) + "\n")

@@ -17,11 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cornernet_d2.predictor import Detected
+from cornernet_d2.diagnosis.showing import KINDS, show
+from cornernet_d2.predictor import Detected, Predictor
 from cornernet_d2.predictor.images import find_images
 from cornernet_d2.predictor.results import (
     Results,
     class_indices,
+    class_thresholds,
     select,
     write_crops,
     write_picture,
@@ -77,7 +79,7 @@ def run_images(args: argparse.Namespace) -> None:
     for path in filter(None, (args.json, args.csv)):
         check_output(path, args.overwrite)
     predictor = load_predictor(args)
-    chosen = class_indices(args.classes, predictor.class_names) if args.classes else None
+    chosen, least = _wanted(args, predictor)
     results, failed, start = Results(predictor.class_names), [], time.perf_counter()
     try:
         for number, detected in enumerate(predictor.stream(images, args.batch_size, args.tile), 1):
@@ -87,14 +89,14 @@ def run_images(args: argparse.Namespace) -> None:
                 failed.append(detected.error)
                 print(f"{place} {detected.error}", flush=True)
                 continue
-            found, reason = select(detected.instances, args.confidence_threshold, chosen)
+            found, reason = select(detected.instances, least, chosen)
             detected = detected._replace(instances=found)
             results.add(number, str(detected.source), found)
             target = targets[number - 1] if targets else None
             where = f", {target}" if target else f" ({reason})" if reason else ""
             where += f" ({reason})" if target and reason else ""
             print(f"{place} {detected.source}: {len(found)} objects{where}", flush=True)
-            if _deliver(args, detected, target, predictor.class_names):
+            if _deliver(args, detected, target, predictor):
                 break
     finally:
         if args.json:
@@ -105,16 +107,34 @@ def run_images(args: argparse.Namespace) -> None:
         raise ValueError(f"{len(failed)} of {len(images)} images failed: {'; '.join(failed)}")
 
 
+def _wanted(
+    args: argparse.Namespace, predictor: Predictor
+) -> tuple[list[int] | None, float | list[float]]:
+    """Classes and scores, as :func:`.select` takes them."""
+    names = predictor.class_names
+    least = args.confidence_threshold
+    if args.thresholds:
+        least = class_thresholds(args.thresholds, names, least)
+    return class_indices(args.classes, names) if args.classes else None, least
+
+
 def _deliver(
-    args: argparse.Namespace, detected: Detected, target: Path | None, names: list[str] | None
+    args: argparse.Namespace, detected: Detected, target: Path | None, predictor: Predictor
 ) -> bool:
     """Writes or shows one image's detections; returns whether the user has seen enough."""
-    picture, found = detected.picture, detected.instances
+    picture, found, names = detected.picture, detected.instances, predictor.class_names
     if args.crops:
         write_crops(args.crops, Path(detected.source).stem, picture, found, names)
     if target is None and (args.json or args.csv or args.crops):
         return False
-    drawn = draw_instances(np.ascontiguousarray(picture[..., ::-1]), found, names)
+    rgb = np.ascontiguousarray(picture[..., ::-1])
+    if args.show:
+        chosen, least = _wanted(args, predictor)
+        x = predictor.to_input(picture)
+        choose = lambda every: select(every, least, chosen)[0]  # noqa: E731
+        drawn = show(predictor.model, x, rgb, args.show, choose, names)
+    else:
+        drawn = draw_instances(rgb, found, names)
     if target is None:
         return _show(drawn, wait=0)
     write_picture(target, drawn[..., ::-1])
@@ -148,9 +168,9 @@ def run_video(args: argparse.Namespace) -> None:
     capture = open_capture(args.camera if args.webcam else args.video_input)
     promised = 0 if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     predictor = load_predictor(args)
-    chosen = class_indices(args.classes, predictor.class_names) if args.classes else None
+    chosen, least = _wanted(args, predictor)
     batch_size = 1 if args.webcam or target is None else args.batch_size
-    frames = drawn_frames(capture, predictor, args.confidence_threshold, chosen, batch_size)
+    frames = drawn_frames(capture, predictor, least, chosen, batch_size)
     number, stopped = 0, False
     try:
         if target is None:
@@ -197,6 +217,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--crops", type=Path, metavar="FOLDER", help="what is inside each box, by class")
     add("--classes", type=lambda text: text.split(","), help="these classes alone: a,b,c")
     add("--confidence-threshold", type=float, default=0.4, help="in [0, 1] [%(default)s]")
+    add(
+        "--thresholds",
+        type=Path,
+        metavar="FILE",
+        help="scores of best F1 of each class, of `cornernet analyze MODEL --json FILE`",
+    )
+    add("--show", choices=KINDS, help="draw this of the detections at one scale, not mirrored")
     add("--batch-size", type=int, default=4, help="images at a time [%(default)s]")
     add("--tile", type=int, help="see larger images in tiles of so many pixels a side")
     add("--device", default="auto", help="cpu, cuda, ... [a GPU if there is one]")
@@ -216,7 +243,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--confidence-threshold {args.confidence_threshold} is not in [0, 1]")
     if args.batch_size < 1 or (args.tile is not None and args.tile < 32):
         raise ValueError("--batch-size must be at least 1, --tile at least 32")
-    if not args.inputs and (args.json or args.csv or args.crops or args.tile):
-        raise ValueError("--json, --csv, --crops and --tile are for images")
+    if not args.inputs and (args.json or args.csv or args.crops or args.tile or args.show):
+        raise ValueError("--json, --csv, --crops, --tile and --show are for images")
+    if args.tile and args.show:
+        raise ValueError("--show draws what is found in the whole image: leave out --tile")
     (run_images if args.inputs else run_video)(args)
     return 0

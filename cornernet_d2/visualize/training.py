@@ -75,7 +75,9 @@ def training_picture(
         )
     height, width = panels[0][1].shape[:2]
     if view.distances is not None:
-        histogram = distance_histogram(view.distances, view.limit, (width, height))
+        own = np.eye(len(view.distances), dtype=bool)
+        values = (view.distances[chosen] for chosen in (own, ~own))
+        histogram = distance_histogram(*values, view.limit, (width, height))
         rows[1].append(("distance of corners", histogram))
     pictures = [[titled(picture, title) for title, picture in row] for row in rows]
     return grid([_padded(row, 3, pictures[0][0].shape) for row in pictures], columns=1)
@@ -103,24 +105,27 @@ def pair_kinds(view: TrainingView) -> dict[str, np.ndarray]:
 
 
 def distance_histogram(
-    distances: np.ndarray, limit: float | None, size: tuple[int, int] = (480, 320)
+    within: np.ndarray,
+    between: np.ndarray,
+    limit: float | None,
+    size: tuple[int, int] = (480, 320),
 ) -> np.ndarray:
     """Distances within objects and between them, as shares of all, with a line at the limit.
 
     Args:
-        distances: (M, M); NaN is left out.
+        within, between: of any number; NaN is left out.
         size: (width, height) of the picture, pixels.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    own = np.eye(len(distances), dtype=bool)
-    end = 4 * limit if limit else max(1.0, float(np.nanmax(distances, initial=0)))
+    highest = np.nanmax(np.concatenate((within, between)), initial=0)
+    end = 4 * limit if limit else max(1.0, float(highest))
     width, height = (max(side, 160) for side in size)
     axes, canvas = _axes(width, height)
     for name, values, colour in (
-        ("within objects", distances[own], "#2a9d4a"),
-        ("between objects", distances[~own], "#c0392b"),
+        ("within objects", within, "#2a9d4a"),
+        ("between objects", between, "#c0392b"),
     ):
         values = values[np.isfinite(values)].clip(0, end)
         if len(values):
