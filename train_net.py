@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.engine import default_argument_parser
 
+from cornernet_d2.diagnosis.training_report import write_report
 from cornernet_d2.engine.run import run_evaluation, run_training
 from cornernet_d2.model_zoo import read_config
 from cornernet_d2.tools.command import guarded
@@ -21,8 +22,9 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.config_file:
         raise ValueError("give --config-file FILE")
     cfg = read_config(args.config_file, args.opts)
-    run = run_evaluation if args.eval_only else run_training
-    return run(cfg, args, resume=args.resume)
+    if args.eval_only:
+        return run_evaluation(cfg, args, resume=args.resume)
+    return run_training(cfg, args, resume=args.resume, after=write_report)
 
 
 def command_line() -> int:

@@ -255,6 +255,9 @@ def _add_solver(cfg: CN) -> None:
     # Iterations between computations of the losses on DATASETS.TEST, the images prepared as in a
     # test, written as validation/loss_*; 0: never.
     cfg.TEST.LOSS_PERIOD = 0
+    # After a training write OUTPUT_DIR/report.html: curves, AP of each class, worst images. From
+    # the last evaluation's detections, so that it takes seconds.
+    cfg.TEST.REPORT = True
     # Where progress goes besides the terminal and metrics.json: "tensorboard", "wandb", "mlflow".
     cfg.LOGGERS = ["tensorboard"]
 

@@ -33,9 +33,19 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="[%(default)s]")
 
 
-def run_training(cfg: CfgNode, args: argparse.Namespace, *, resume: bool = False) -> Any:
-    """Train in as many processes as ``args`` says (:func:`add_processes`)."""
-    return _launch(train, cfg, args, resume)
+def run_training(
+    cfg: CfgNode,
+    args: argparse.Namespace,
+    *,
+    resume: bool = False,
+    after: Callable[[CfgNode], object] | None = None,
+) -> Any:
+    """Train in as many processes as ``args`` says (:func:`add_processes`).
+
+    Args:
+        after: called with the config in the main process, at the end; a function of a module.
+    """
+    return _launch(train, cfg, args, resume, after)
 
 
 def run_evaluation(cfg: CfgNode, args: argparse.Namespace, *, resume: bool = False) -> Any:
@@ -43,7 +53,7 @@ def run_evaluation(cfg: CfgNode, args: argparse.Namespace, *, resume: bool = Fal
     return _launch(evaluate, cfg, args, resume)
 
 
-def _launch(main: Callable, cfg: CfgNode, args: argparse.Namespace, resume: bool) -> Any:
+def _launch(main: Callable, cfg: CfgNode, args: argparse.Namespace, *rest: Any) -> Any:
     if args.num_gpus < 0 or args.num_machines < 1:
         raise ValueError("--num-gpus must be at least 0, --num-machines at least 1")
     use_device(cfg, args.num_gpus)
@@ -53,7 +63,7 @@ def _launch(main: Callable, cfg: CfgNode, args: argparse.Namespace, resume: bool
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(cfg, resume),
+        args=(cfg, *rest),
         device=cfg.MODEL.DEVICE,
     )
 
@@ -101,12 +111,15 @@ def _forget_converted(cfg: CfgNode) -> None:
             os.remove(path)
 
 
-def train(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
+def train(
+    cfg: CfgNode, resume: bool, after: Callable[[CfgNode], object] | None = None
+) -> dict[str, Any] | None:
     """Train in this process, one of those of the run.
 
     Args:
         cfg: of the run.
         resume: go on from the last checkpoint in OUTPUT_DIR, if there is one.
+        after: see :func:`run_training`.
 
     Returns:
         the last evaluation's results, if there was one.
@@ -120,6 +133,8 @@ def train(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
     results = trainer.train()
     if comm.is_main_process():
         say_result(cfg.OUTPUT_DIR, cfg.SOLVER.BEST_METRIC)
+        if after is not None:
+            after(cfg)
     return results
 
 

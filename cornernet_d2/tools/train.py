@@ -6,11 +6,12 @@
 
 With --data the starter CornerNet-Small is fitted to the data (docs/data.md), unless --config-file
 names a config, of which then only classes and datasets change. KEY VALUE ... at the end override
-everything. The whole config and log are in OUTPUT_DIR.
+everything. The whole config and log are in OUTPUT_DIR, and report.html says what was learnt.
 """
 
 import argparse
 
+from ..diagnosis.training_report import write_report
 from ..engine.run import add_processes, run_training
 from .options import add_config, add_data, training_config
 
@@ -23,5 +24,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    run_training(training_config(args), args, resume=args.resume)
+    run_training(training_config(args), args, resume=args.resume, after=write_report)
     return 0
