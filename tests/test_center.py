@@ -294,11 +294,13 @@ class TestRelease:
         "name, top_k", [("CenterNet-HG104", 70), ("CornerNet-Squeeze-official", 20)]
     )
     def test_no_more_corners_are_kept_than_theirs(self, name, top_k):
-        """Whatever the number of detections, which is 100 there."""
+        """For as many detections as there, 100; for more, more are."""
         cfg = model_zoo.get_config(name)
         inference = CenterNetInference(cfg)
         assert inference.decoding["top_k"] == top_k and inference.max_detections == 100
         assert CornerInference(cfg).decoding["top_k"] == 100
+        cfg.TEST.DETECTIONS_PER_IMAGE = 300
+        assert CenterNetInference(cfg).decoding["top_k"] == 300
 
     def test_trains_and_detects(self):
         release = ["MODEL.CORNERNET.LOSS.CONVENTION", "official"]

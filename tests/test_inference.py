@@ -10,6 +10,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from cornernet_d2 import add_cornernet_config, model_zoo
 from cornernet_d2.canvas import PADDINGS, Canvas
 from cornernet_d2.modeling import INFERENCE_REGISTRY, CornerInference
+from cornernet_d2.modeling.center import CenterCheck
 from cornernet_d2.modeling.decode import REJECTED
 from cornernet_d2.modeling.inference import Candidates
 from cornernet_d2.modeling.pairing import EmbeddingPairing
@@ -330,12 +331,14 @@ def test_from_config_carries_every_setting():
     test.SOFT_NMS.METHOD, test.SOFT_NMS.SIGMA = "linear", 0.7
     test.SOFT_NMS.IOU_THRESHOLD, test.SOFT_NMS.MIN_SCORE = 0.4, 0.01
     test.MERGE.ENABLED, test.MERGE.EXPONENT = True, 8.0
+    cfg.MODEL.CORNERNET.CENTER.ENABLED = True
     changed = vars(build_inference(cfg))
     assert changed == {
         "decoding": {
             "top_k": 7,
             "nms_kernel": 5,
             "max_detections": 50,
+            "center": CenterCheck(),
         },
         "soft_nms": {"method": "linear", "sigma": 0.7, "iou_threshold": 0.4, "min_score": 0.01},
         "merge_exponent": 8.0,

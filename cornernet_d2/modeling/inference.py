@@ -65,7 +65,7 @@ class CornerInference:
             :func:`.soft_nms.batched_soft_nms`.
         merge_exponent: merge boxes, see there; None: do not.
         max_detections: detections kept per image, negative: all. Where it is larger than ``top_k``
-            or ``max_pairs``, so are they (``makes_room``).
+            or ``max_pairs``, so are they, if it is more than ``enough_for``.
 
     Raises:
         ValueError: an unknown method, or a sigma or exponent not above 0.
@@ -73,7 +73,8 @@ class CornerInference:
 
     # Whether results end at the right and bottom edges, too, and have an area.
     clips_end = True
-    makes_room = True
+    # Detections for which ``top_k`` and ``max_pairs`` are enough as they are.
+    enough_for = 0
 
     @configurable
     def __init__(
@@ -91,7 +92,7 @@ class CornerInference:
         center: CenterCheck | None = None,
     ) -> None:
         check_settings(soft_nms_method, sigma, merge_exponent)
-        room = max_detections if self.makes_room else 0
+        room = max_detections if max_detections > self.enough_for else 0
         self.decoding = {
             "top_k": max(top_k, room),
             "nms_kernel": nms_kernel,

@@ -5,7 +5,7 @@ decimals in which they write results to file:
 
 * boxes without area are kept;
 * images of another scale are made by OpenCV, in 8 bits, and boxes go back by the nominal scale;
-* no more corners and pairs are kept than the config says, however many detections;
+* no more corners and pairs are kept than the config says, for up to 100 detections;
 * soft-NMS is :func:`.soft_nms.official_soft_nms`;
 * an image keeps all boxes that reach the K-th best score, class by class.
 
@@ -30,7 +30,7 @@ from .soft_nms import official_soft_nms
 class OfficialInference(CornerInference):
     """The authors' test loop."""
 
-    makes_room = False  # CornerNet-Squeeze keeps 100 pairs of 20 corners
+    enough_for = 100  # of every config; CornerNet-Squeeze keeps 20 corners a side all the same
 
     def decode(self, maps: CornerMaps, canvas: Canvas, pairing: Pairing) -> Pairs:
         return self.decode_corners(maps, canvas, pairing, keep_empty=True)

@@ -103,7 +103,12 @@ def ceiling(
             canvas, 0, torch.from_numpy(boxes), torch.from_numpy(classes[~ignored])
         )
         narrow = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) < generator.stride
-        totals += len(targets), _sharing(targets.cells), narrow.sum(), len(targets) > rules.top_k
+        totals += (
+            len(targets),
+            _sharing(targets.cells[:, :2]),
+            narrow.sum(),
+            len(targets) > rules.top_k,
+        )
         images.append({"id": int(number), "height": height, "width": width})
         for box, category, crowd in zip(every, classes, ignored):
             truth.append(_coco(number, category, box, iscrowd=int(crowd)))
