@@ -1,6 +1,7 @@
 """Centre triplets: targets, head, the check of pairs by centres, and the rules of the release."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -18,6 +19,7 @@ from cornernet_d2.diagnosis.stages import trace
 from cornernet_d2.modeling.center import CenterCheck
 from cornernet_d2.modeling.decode import REJECTED, Pairs, decode_corners
 from cornernet_d2.modeling.inference import Candidates, CornerInference
+from cornernet_d2.modeling.monitoring import draw_example, pair_distances
 from cornernet_d2.modeling.pairing import CentripetalPairing, Corners
 from cornernet_d2.targets import CornerTargetGenerator, draw_heatmaps
 
@@ -311,3 +313,27 @@ class TestRelease:
         assert all(loss.isfinite() for loss in losses.values())
         result = model.eval().inference([example(), example()], do_postprocess=False)
         assert all(isinstance(each.pred_boxes, Boxes) for each in result)
+
+
+def test_pictures_show_the_centres():
+    """A row more: the third heat map beside its target; distances are those of the corners."""
+    model = tiny_model(*ENABLED).eval()
+    x = example([8, 8, 40, 30], [20, 16, 50, 60])
+    with torch.no_grad():
+        pixels, canvas = model.preprocess_image([x])
+        maps = model.last_maps(pixels)
+        (found,) = model.inference([x], do_postprocess=False)
+    (targets,) = model.corner_targets([x], canvas)
+    assert pair_distances(maps, targets, model.pairing).shape == (2, 2)
+    plain = dataclasses.replace(
+        targets,
+        cells=targets.cells[:, :2],
+        offsets=targets.offsets[:, :2],
+        generator=dataclasses.replace(targets.generator, center=False),
+    )
+    corners = {name: maps[name] for name in ("tl", "br")}
+    heights = [
+        draw_example(model, x, *each, found).shape[0]
+        for each in ((corners, plain), (maps, targets))
+    ]
+    assert heights[1] > 1.3 * heights[0]

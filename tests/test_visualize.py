@@ -177,12 +177,3 @@ def test_histogram_has_its_bars_where_the_distances_are() -> None:
     green = (drawn[..., 1] > drawn[..., 0] + 40).nonzero()[1]
     red = (drawn[..., 0] > drawn[..., 1] + 40).nonzero()[1]
     assert np.bincount(green).argmax() < 120 and np.bincount(red).argmax() > 380
-
-
-def test_centres_have_a_row_of_their_own() -> None:
-    view = _view(1, None)
-    rows = [
-        training_picture(view._replace(heatmaps=maps, targets=maps), NAMES).shape[0]
-        for maps in (torch.zeros(2, 2, 16, 24), torch.zeros(3, 2, 16, 24))
-    ]
-    assert rows[1] > 1.3 * rows[0]
