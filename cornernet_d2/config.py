@@ -16,6 +16,9 @@ def add_cornernet_config(cfg: CN) -> None:
     _add_hourglass(cfg)
     _add_timm(cfg)
     _add_head(cfg)
+    _add_embedding(cfg)
+    _add_centripetal(cfg)
+    _add_center(cfg)
     _add_test(cfg)
     _add_input(cfg)
     _add_solver(cfg)
@@ -85,8 +88,6 @@ def _add_head(cfg: CN) -> None:
     # What puts corners together, a name in PAIRING_REGISTRY: "embedding" [P], "centripetal"
     # (modeling/pairing), or one of your own.
     cfg.MODEL.CORNERNET.PAIRING = "embedding"
-    _add_centripetal(cfg)
-    _add_center(cfg)
     # channels_last memory format for weights and activations; None (null in yaml): where the
     # machine is faster with it (hardware.py), which the log says.
     cfg.MODEL.CORNERNET.CHANNELS_LAST = False
@@ -120,6 +121,17 @@ def _add_loss(cfg: CN) -> None:
     # Pull and push of the default convention are the mean over all images of a step times this:
     # the authors sum over the images of a GPU, of which they had 5 [R].
     cfg.MODEL.CORNERNET.LOSS.EMBEDDING_IMAGES = 5.0
+
+
+def _add_embedding(cfg: CN) -> None:
+    """Ours, but for the defaults; weights and margin are in LOSS, the threshold in TEST."""
+    cfg.MODEL.CORNERNET.EMBEDDING = CN()
+    # Numbers of a corner [P]: 1. Distances are sums of absolute differences.
+    cfg.MODEL.CORNERNET.EMBEDDING.DIM = 1
+    # Two more channels in front of the embedding: where on the map a cell is.
+    cfg.MODEL.CORNERNET.EMBEDDING.POSITION = False
+    # Of the convolution in front of it, whose kernel then reaches so much farther.
+    cfg.MODEL.CORNERNET.EMBEDDING.DILATION = 1
 
 
 def _add_centripetal(cfg: CN) -> None:
@@ -171,7 +183,7 @@ def _add_test(cfg: CN) -> None:
     # TEST.DETECTIONS_PER_IMAGE is larger.
     cfg.MODEL.CORNERNET.TEST.TOP_K = 100
     cfg.MODEL.CORNERNET.TEST.NMS_KERNEL = 3  # max filter on the heat maps, map pixels [P] sec. 4.2
-    cfg.MODEL.CORNERNET.TEST.EMBEDDING_THRESHOLD = 0.5  # largest |e_tl - e_br| of a pair [P] 4.2
+    cfg.MODEL.CORNERNET.TEST.EMBEDDING_THRESHOLD = 0.5  # largest distance of a pair's [P] 4.2
     cfg.MODEL.CORNERNET.TEST.MAX_PAIRS = 1000  # pairs kept before soft-NMS [R]
     # What detects, a name in INFERENCE_REGISTRY: "default" (modeling/inference.py), "official",
     # "mmdet" or "centernet" (the rules of these code bases, in compat/), or one of your own.

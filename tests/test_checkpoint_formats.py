@@ -42,6 +42,8 @@ HG104 = {
     "MODEL.HOURGLASS.STEM_WIDTH": 128,
     "MODEL.HOURGLASS.OUT_CHANNELS": 256,
     "MODEL.CORNERNET.PAIRING": "embedding",
+    "MODEL.CORNERNET.EMBEDDING.DIM": 1,
+    "MODEL.CORNERNET.EMBEDDING.POSITION": False,
     "MODEL.CORNERNET.CENTER.ENABLED": False,
     "MODEL.CORNERNET.CASCADE_POOLING": False,
     "MODEL.CORNERNET.NUM_CLASSES": 80,
@@ -309,6 +311,14 @@ class TestNames:
             with pytest.raises(CheckpointError, match="not the blocks of this one"):
                 build_contents(back, target)
 
+    @pytest.mark.parametrize("key, value", [("DIM", 2), ("POSITION", True)])
+    def test_other_code_bases_have_the_paper_s_embedding(self, key, value):
+        architecture = {**HG104, **SMALL, f"MODEL.CORNERNET.EMBEDDING.{key}": value}
+        state = {k: torch.rand(shape) for k, shape in expected_shapes(architecture).items()}
+        assert infer_architecture(state) == architecture
+        with pytest.raises(CheckpointError, match="lite knows no embeddings but the paper's"):
+            build_contents(parse(state, "file"), "lite")
+
     def test_squeeze_goes_into_its_own_format_alone(self):
         state = {k: torch.rand(shape) for k, shape in expected_shapes({**SQUEEZE, **SMALL}).items()}
         published = build_contents(parse(state, "file"), "squeeze")
@@ -364,7 +374,9 @@ class TestNames:
             assert sorted(sort_keys(theirs, fmt)) == sorted(theirs)
         assert rename("head.2.tl.heatmap.1.weight", "d2", "centripetalnet") is None
         meta = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-        assert infer_architecture(meta) == {**HG104, **small, **GUIDED}
+        found = infer_architecture(meta)
+        assert not [key for key in found if ".EMBEDDING." in key]
+        assert {**HG104, **small, **GUIDED, **found} == {**HG104, **small, **GUIDED}
 
     def test_the_masks_parameters_are_left_over(self):
         assert rename("bbox_head.convs.0.conv.weight", "centripetalnet", "d2") is None

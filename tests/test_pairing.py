@@ -213,6 +213,9 @@ def test_every_setting_reaches_the_pairing():
     cfg.MODEL.CORNERNET.TEST.EMBEDDING_THRESHOLD = 0.4
     pairing = build_pairing(cfg)
     assert vars(pairing) == {
+        "dim": 1,
+        "position": False,
+        "dilation": 1,
         "weights": {"pull": 0.2, "push": 0.3},
         "margin": 2.0,
         "threshold": 0.4,

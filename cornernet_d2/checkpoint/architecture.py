@@ -38,7 +38,8 @@ def infer_architecture(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
         return 1 + max((int(m[1]) for m in map(pattern.match, weights) if m), default=-1)
 
-    outputs = {key.split(".")[3] for key in weights if key.startswith("head.0.tl.")}
+    corner = "head.0.tl."
+    branch = {k.removeprefix(corner): v for k, v in weights.items() if k.startswith(corner)}
     levels = ["backbone.stacks.0." + "low2." * d + "up1" for d in range(depth)]
     levels.append("backbone.stacks.0" + ".low2" * max(depth, 1))
     fire = "backbone.stacks.0.up1.0.squeeze.weight" in weights
@@ -51,7 +52,7 @@ def infer_architecture(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "MODEL.HOURGLASS.BLOCKS": [count(level) for level in levels],
         "MODEL.HOURGLASS.STEM_WIDTH": channels("backbone.stem.0.weight"),
         "MODEL.HOURGLASS.OUT_CHANNELS": channels("backbone.out_convs.0.weight"),
-        **recognise_pairing(outputs),
+        **recognise_pairing(branch),
         "MODEL.CORNERNET.CENTER.ENABLED": any(key.startswith("head.0.center.") for key in weights),
         "MODEL.CORNERNET.CASCADE_POOLING": "head.0.tl.pool.look1.weight" in weights,
         "MODEL.CORNERNET.NUM_CLASSES": channels("head.0.tl.heatmap.1.weight"),

@@ -100,6 +100,11 @@ def build_contents(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
         notes = describe(checkpoint.convention, checkpoint.classes, checkpoint.config)
         notes["counters_filled"] = checkpoint.counters_filled
         return {"model": weights, "__author__": METADATA_KEY, METADATA_KEY: notes}
+    if any(_is_own_embedding(key, weights) for key in weights):
+        raise CheckpointError(
+            f"{target} knows no embeddings but the paper's: MODEL.CORNERNET.EMBEDDING.DIM 1 and "
+            "POSITION False"
+        )
     if checkpoint.counters_filled:
         weights = {key: value for key, value in weights.items() if not key.endswith(_COUNTER)}
     renamed = {rename(key, "d2", target): value for key, value in weights.items()}
@@ -182,6 +187,13 @@ def notes_of(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     holder = meta if isinstance(meta, Mapping) else contents
     notes = holder.get(METADATA_KEY)
     return notes if isinstance(notes, Mapping) else {}
+
+
+def _is_own_embedding(key: str, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the weight is one of an embedding in which shapes are not the paper's."""
+    if ".embedding.0.weight" in key:
+        return weights[key].shape[1] != weights[key.replace("embedding", "heatmap")].shape[1]
+    return ".embedding.1.weight" in key and len(weights[key]) != 1
 
 
 def _convention(notes: Mapping[str, Any], source: str) -> InputConvention | None:

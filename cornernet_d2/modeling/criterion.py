@@ -147,7 +147,7 @@ class CornerCriterion:
     def embedding_losses(
         self, tl: Tensor, br: Tensor, batch: TargetBatch, margin: float
     ) -> tuple[Tensor, Tensor]:
-        """Pull and push of each image, (N,), from the embeddings (M,) at the objects' corners."""
+        """Pull and push of each image, (N,), from the embeddings (M, D) at objects' corners."""
         return pull_push_loss(
             tl,
             br,

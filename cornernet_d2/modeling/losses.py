@@ -181,7 +181,7 @@ def pull_push_sums(
     max_objects: int | None = None,
 ) -> PairSums:
     """The sums of :func:`pull_push_loss`, which has the arguments."""
-    tl, br = _at_least_float32(tl), _at_least_float32(br)
+    tl, br = (_at_least_float32(x if x.dim() > 1 else x[:, None]) for x in (tl, br))
     images = torch.arange(num_images, device=tl.device)
     # Objects of an image, numbered: quadratic in them, not in those of the whole batch.
     numbers = (image_index[:, None] == images).cumsum(0)
@@ -190,15 +190,16 @@ def pull_push_sums(
     number = numbers.gather(1, image_index[:, None])[:, 0] - 1
     count = numbers[-1].to(tl.dtype) if len(numbers) else tl.new_zeros(num_images)
 
-    mean = (tl + br) / 2
-    spread = (tl - mean) ** 2 + (br - mean) ** 2
+    mean = (tl + br) / 2  # (M, D)
+    spread = ((tl - mean) ** 2 + (br - mean) ** 2).sum(dim=1)
     spread = spread.new_zeros(num_images).index_add(0, image_index, spread)
 
-    table = mean.new_zeros(num_images, max_objects).index_put((image_index, number), mean)
+    table = mean.new_zeros(num_images, max_objects, mean.shape[1])
+    table = table.index_put((image_index, number), mean)
     slots = torch.arange(max_objects, device=tl.device)
     taken = slots < count[:, None]
     pairs = taken[:, :, None] & taken[:, None] & (slots[:, None] != slots)
-    closeness = F.relu(margin - (table[:, :, None] - table[:, None]).abs())
+    closeness = F.relu(margin - (table[:, :, None] - table[:, None]).abs().sum(dim=3))
     return PairSums(count, spread, (closeness * pairs).sum(dim=(1, 2)))
 
 
@@ -214,7 +215,8 @@ def pull_push_loss(
     """Pull loss (eq. 4) and push loss (eq. 5) of each image.
 
     Args:
-        tl, br: (M,) embeddings at the corners of M objects, any floating dtype.
+        tl, br: (M,) embeddings at the corners of M objects, any floating dtype; or (M, D), of which
+            eq. 4 takes the squared Euclidean distance, and eq. 5 the sum of absolute differences.
         image_index: (M,) int64, the image that each object is in, in [0, num_images).
         num_images: N.
         margin: Delta, the distance beyond which two objects no longer push each other.

@@ -22,13 +22,17 @@ class OutputBranch(Recomputable, nn.Sequential):
 
     Args:
         kernel: side of the first convolution's kernel, odd.
+        dilation: of the first convolution.
     """
 
     # Outputs of the same corner that the forward takes besides the feature map.
     after: tuple[str, ...] = ()
 
-    def __init__(self, in_channels: int, width: int, out_channels: int, kernel: int = 3):
+    def __init__(
+        self, in_channels: int, width: int, out_channels: int, kernel: int = 3, dilation: int = 1
+    ):
+        reach = {"padding": dilation * (kernel // 2), "dilation": dilation}
         super().__init__(
-            Conv2d(in_channels, width, kernel, padding=kernel // 2, activation=F.relu_),
+            Conv2d(in_channels, width, kernel, **reach, activation=F.relu_),
             Conv2d(width, out_channels, 1),
         )

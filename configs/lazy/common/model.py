@@ -35,6 +35,9 @@ model = L(CornerNet)(
         embedding_images=5.0,
     ),
     pairing=L(EmbeddingPairing)(
+        dim=1,
+        position=False,
+        dilation=1,
         pull_weight=0.1,
         push_weight=0.1,
         push_margin=1.0,

@@ -5,7 +5,7 @@ of an output.
 """
 
 import abc
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from detectron2.config import CfgNode
@@ -147,8 +147,13 @@ class Pairing(abc.ABC):
         return {}
 
     @classmethod
-    def recognise(cls, outputs: Collection[str]) -> dict[str, Any] | None:
-        """Config keys of this kind, if a checkpoint with these outputs of a corner is of it."""
+    def recognise(cls, weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Config keys of this kind, if a checkpoint with these weights of a corner is of it.
+
+        Args:
+            weights: of the branch of a corner, the output's name first in theirs. Anything with a
+                ``shape`` does for a tensor.
+        """
         return None
 
 
@@ -161,7 +166,7 @@ def build_pairing(cfg: CfgNode) -> Pairing:
     return PAIRING_REGISTRY.get(name)(cfg)
 
 
-def recognise_pairing(outputs: Collection[str]) -> dict[str, Any]:
-    """Config keys of the kind that has these outputs of a corner; none if no kind knows them."""
-    found = (kind.recognise(outputs) for kind in Pairing.__subclasses__())
+def recognise_pairing(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Config keys of the kind that has these weights of a corner; none if no kind knows them."""
+    found = (kind.recognise(weights) for kind in Pairing.__subclasses__())
     return next((keys for keys in found if keys is not None), {})

@@ -11,7 +11,7 @@ published codes disagree on them.
 Letters: as in :mod:`.base`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -225,7 +225,8 @@ class CentripetalPairing(Pairing):
         return {"shift/error": torch.maximum(*errors).amax(dim=1).mean()}
 
     @classmethod
-    def recognise(cls, outputs: Collection[str]) -> dict[str, Any] | None:
+    def recognise(cls, weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        outputs = {key.partition(".")[0] for key in weights}
         if "shift" not in outputs:
             return None
         return {
