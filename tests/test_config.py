@@ -51,7 +51,8 @@ def test_yaml_builds(name):
     cfg = model_zoo.get_config(name)
     if cfg.MODEL.BACKBONE.NAME == "build_timm_fpn_backbone":
         pytest.importorskip("timm", reason="the backbone's optional package")
-    assert len(build_on_meta(cfg).head) == cfg.MODEL.HOURGLASS.STACKS
+    features = cfg.MODEL.CORNERNET.IN_FEATURES
+    assert len(build_on_meta(cfg).head) == (len(features) or cfg.MODEL.HOURGLASS.STACKS)
 
 
 def test_published_recipe():

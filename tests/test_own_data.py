@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from own_sets import BOXES, CLASSES, LAYOUTS, SIZE, coco, voc_set, yolo_set
 from tiny_run import TINY_NETWORK
 
 from cornernet_d2 import model_zoo
+from cornernet_d2.checkpoint import load_torch_file
 from cornernet_d2.data.annotations import boxes_xyxy
 from cornernet_d2.data.files import add_files, register_files
 from cornernet_d2.data.recipe import Machine, Statistics, measure, recipe
@@ -169,6 +171,31 @@ SHORT = ("SOLVER.MAX_ITER", 4, "SOLVER.WARMUP_ITERS", 1, "TEST.EVAL_PERIOD", 2)
 SHORT += ("MODEL.CORNERNET.TEST.FLIP", False, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.BASE_LR", 1e-3)
 
 
+def _transfer(weights: str, capsys: pytest.CaptureFixture) -> None:
+    """To classes of which the weights know one: one line, and the other class starts anew."""
+    coco(Path("pets/train.json"), Path("pets/images"), range(4))
+    text = Path("pets/train.json").read_text()
+    Path("pets/train.json").write_text(text.replace('"king"', '"queen"'))
+    line = ["train", "--data", "pets", "--from", weights, "SOLVER.MAX_ITER", "1"]
+    capsys.readouterr()
+    assert command.main([*line, "SOLVER.WARMUP_ITERS", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 2" in printed and "classes initialised                queen" in printed
+    old, new = (load_torch_file(path)["model"] for path in (weights, "output/pets/start.pth"))
+    for key, value in old.items():
+        if ".heatmap.1." in key:
+            assert torch.equal(value[0], new[key][0]) and not torch.equal(value[1], new[key][1])
+        else:
+            assert torch.equal(value, new[key])
+    saved = yaml.safe_load(Path("output/pets/config.yaml").read_text())
+    assert list(saved["DATASETS"]["FILES"]) == ["pets_train", "pets_val"]
+    assert saved["MODEL"]["WEIGHTS"] == "output/pets/start.pth"
+    assert command.main(["train", "--from", weights, "--config-file", "CornerNet-Small"]) == 1
+    assert "--from FILE goes with --data" in capsys.readouterr().err
+    assert command.main(["train", "--data", "pets", "--from", "nothing.pth"]) == 1
+    assert "nothing.pth does not exist" in capsys.readouterr().err
+
+
 def test_the_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Train, go on, evaluate, analyze and predict: after the first line nobody names the data."""
     monkeypatch.chdir(tmp_path)
@@ -209,4 +236,5 @@ def test_the_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> N
     assert Path("drawn/12.png").is_file()
     assert command.main(["check", "--data", "cards"]) == 0
     assert "ceiling" in capsys.readouterr().out
+    _transfer(weights, capsys)
     shutil.rmtree("output")

@@ -209,7 +209,10 @@ class CornerNet(nn.Module):
     @property
     def divisibility(self) -> int:
         """What canvas sides are multiples of (or one short of), pixels."""
-        return max(self.backbone.size_divisibility, self.target_generator.stride)
+        # Of newer Detectron2's ViT, which has no other place for it, and spells it so.
+        constraints = getattr(self.backbone, "padding_constraints", {})
+        least = constraints.get("size_divisiblity", 0)
+        return max(self.backbone.size_divisibility, least, self.target_generator.stride)
 
     def canvas(self, sizes: Sequence[Size], mirrored: Sequence[bool] = ()) -> Canvas:
         """The canvas of images of these sizes (height, width); see :meth:`.Canvas.fit`."""

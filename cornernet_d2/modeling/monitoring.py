@@ -15,7 +15,7 @@ from torch import nn
 
 from ..targets import CornerTargets
 from ..visualize import TrainingView, training_picture
-from .outputs import CORNERS, POINTS, CornerMaps
+from .outputs import CORNERS, CornerMaps
 from .pairing import Corners, Pairing
 from .target_batch import TargetBatch, at_cells
 

@@ -108,16 +108,28 @@ def load_predictor(args: argparse.Namespace, *opts: object) -> Predictor:
 def training_config(args: argparse.Namespace) -> CfgNode:
     """The config of a training: --config-file, with --data the starter, and KEY VALUE on top.
 
+    Of weights to start from (--from) it is their own.
+
     Raises:
         ValueError: neither of both is given, or what they name cannot be used.
     """
+    if args.start_from and not args.data:
+        raise ValueError("--from FILE goes with --data FOLDER; for a config, set MODEL.WEIGHTS")
     if not args.data:
         if not args.config_file:
             raise ValueError("give --data FOLDER for own data, or --config-file NAME")
         return read_config(args.config_file, args.opts)
     files = find_data(args.data, args.val, args.images)
-    cfg = read_config(args.config_file or STARTER)
-    cfg = own_data(cfg, files, keep=bool(args.config_file), opts=args.opts)
+    if args.start_from and not args.config_file:
+        if not Path(args.start_from).is_file():
+            raise ValueError(f"{args.start_from} does not exist")
+        cfg, _ = config_in_file(read_contents(args.start_from, mmap=True), args.start_from)
+        cfg.DATASETS.FILES.clear()  # of the run that made it
+        cfg.OUTPUT_DIR = f"output/{next(iter(files)).removesuffix('_train')}"
+    else:
+        cfg = read_config(args.config_file or STARTER)
+    keep = bool(args.config_file or args.start_from)
+    cfg = own_data(cfg, files, keep=keep, opts=args.opts)
     begun = Path(cfg.OUTPUT_DIR) / "config.yaml"
     # The recipe looks at free memory: a run goes on with what it began with.
     return read_config(str(begun), args.opts) if args.resume and begun.is_file() else cfg
