@@ -13,6 +13,7 @@ SUBCOMMANDS = {
     "check": "the check of annotations as many as COCO's",
     "serve": "cornernet serve against the bare model, under load",
     "soft_nms": "soft-NMS against a loop over images and classes",
+    "pairing": "inference with each pairing against embeddings",
 }
 
 
