@@ -1,6 +1,8 @@
 """A model in a file alone: what is saved with it, and what is found with it."""
 
+import copy
 import json
+import resource
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,7 @@ from cornernet_d2.checkpoint import (
     save_torch_file,
 )
 from cornernet_d2.checkpoint.conventions import to_config
+from cornernet_d2.modeling import CornerInference, InferenceWithTTA
 from cornernet_d2.predictor import build, memory, tiling
 from cornernet_d2.predictor.images import network_size
 from cornernet_d2.tools.convert import convert
@@ -246,6 +249,42 @@ class TestMemory:
         assert "does not fit into memory: 0 megapixels need about" in items[1].error
         (tiled,) = unscaled.stream([long], tile=48)
         assert tiled.error is None
+
+    @pytest.mark.parametrize("side, pixels", [(9_000, "162"), (20_000, "800")])
+    def test_the_message_comes_before_the_memory_is_taken(
+        self,
+        predictor: cornernet_d2.Predictor,
+        monkeypatch: pytest.MonkeyPatch,
+        side: int,
+        pixels: str,
+    ) -> None:
+        cfg = predictor.cfg.clone()
+        cfg.INPUT.MIN_SIZE_TEST = 0
+        unscaled = cornernet_d2.Predictor(predictor.model, cfg)
+        monkeypatch.setattr(memory, "available_bytes", lambda _: 1 << 30)
+        huge = np.broadcast_to(np.uint8(0), (side, side, 3))  # of one byte; seen twice, mirrored
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        message = f"{pixels} megapixels need about .* GiB .* 1.0 GiB are free: use --tile"
+        with pytest.raises(MemoryError, match=message):
+            unscaled.detect([huge])
+        (result,) = unscaled.stream([huge])
+        assert result.error.startswith("the image does not fit into memory")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+    def test_scales_and_mirror_images_count(
+        self, predictor: cornernet_d2.Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Defect: memory was estimated for the image as given, whatever its views."""
+        seen = []
+        monkeypatch.setattr(memory, "check_memory", lambda pixels, *_: seen.append(pixels))
+        model = copy.copy(predictor.model)
+        for scales, flip in (((1.0,), False), ((0.5, 2.0, 1.0), False), ((2.0,), True)):
+            model.corner_inference = InferenceWithTTA(CornerInference(), scales, flip=flip)
+            cornernet_d2.Predictor(model, predictor.cfg).check_memory([(64, 96)])
+        model.corner_inference = CornerInference()
+        cornernet_d2.Predictor(model, predictor.cfg).check_memory([(64, 96), (48, 96)])
+        area = 64 * 96
+        assert seen == [area, 4 * area, 8 * area, 2 * area]
 
     def test_available(self) -> None:
         assert memory.available_bytes(torch.device("cpu")) > 0

@@ -6,8 +6,10 @@ import pytest
 import torch
 from detectron2.modeling.test_time_augmentation import DatasetMapperTTA
 
+from cornernet_d2 import prepare_for_inference
 from cornernet_d2.compat.official import resize_like_opencv
 from cornernet_d2.modeling import CornerInference, InferenceWithTTA
+from cornernet_d2.modeling.inference import Candidates
 from cornernet_d2.modeling.test_time_augmentation import build_inference
 from tests.test_cornernet import detecting_model, example, tiny_model
 from tests.test_inference import PICTURES, SeesCorners, config, rows
@@ -84,6 +86,40 @@ def test_images_at_once_equal_one_by_one(convention):
     for result, image in zip(inference(SeesCorners(), PICTURES), PICTURES):
         (alone,) = inference(SeesCorners(), [image])
         assert torch.equal(rows(result), rows(alone))
+
+
+def test_of_a_thin_image_a_row_is_left():
+    """Defect: 1x500 pixels became an image without rows, and an error."""
+    (found,) = build_inference(augmented([40], flip=True, longest=120))(
+        SeesCorners(), [torch.zeros(3, 1, 500)]
+    )
+    assert found.image_size == (1, 500)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_batch_equals_views_made_one_by_one(prepared):
+    """Every view by hand: resized, turned, through the network alone, turned back."""
+    keys = ("MODEL.CORNERNET.TEST.SCALES", [0.75, 1.0, 1.5], "MODEL.CORNERNET.TEST.FLIP", True)
+    model = detecting_model(*keys)
+    model = prepare_for_inference(model, dtype="float32") if prepared else model
+    images = [example(0, size, seed)["image"] for seed, size in enumerate(((63, 95), (40, 50)))]
+    plain = detecting_model().corner_inference
+    for result, image in zip(model([{"image": image} for image in images]), images):
+        height, width = image.shape[1:]
+        views = []
+        for scale in (0.75, 1.0, 1.5):
+            h, w = int(height * scale), int(width * scale)
+            view = plain.resize(image, (h, w), CPU)
+            mirrored = plain.candidates(model, [view.flip(-1)])
+            x0, y0, x1, y1 = mirrored.boxes.unbind(1)
+            back = torch.stack([w - x1, y0, w - x0, y1], dim=1)
+            for found in (plain.candidates(model, [view]), mirrored._replace(boxes=back)):
+                factor = torch.tensor([w / width, h / height]).repeat(2)
+                views.append(found._replace(boxes=found.boxes / factor))
+        together = Candidates(*(torch.cat(field) for field in zip(*views)))
+        (wanted,) = plain.select(together, [(height, width)])
+        assert len(wanted) > 10 and len(result["instances"]) == len(wanted)
+        torch.testing.assert_close(result["instances"].scores, wanted.scores, atol=1e-4, rtol=0)
 
 
 def test_boxes_of_all_sizes_come_back_to_the_image():

@@ -3,7 +3,7 @@
 What is found in all views of an image goes through soft-NMS together, in the image's pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -53,16 +53,9 @@ class InferenceWithTTA:
     ) -> list[Instances]:
         """As :meth:`CornerInference.__call__`."""
         given = [(image.shape[-2], image.shape[-1]) for image in images]
-        if self.min_sizes:
-            parts = [
-                self._candidates(model, images, [self._shortest_edge(s, side) for s in given], None)
-                for side in self.min_sizes
-            ]
-        else:
-            parts = [
-                self._candidates(model, images, [_scaled(size, scale) for size in given], scale)
-                for scale in self.scales
-            ]
+        scales = [None] * len(self.min_sizes) or self.scales
+        views = zip(*(self.view_sizes(size) for size in given))
+        parts = [self._candidates(model, images, *view) for view in zip(views, scales)]
         candidates = Candidates(*(torch.cat(field) for field in zip(*parts)))
         return self.inference.select(candidates, given, output_sizes)
 
@@ -90,12 +83,19 @@ class InferenceWithTTA:
         factor = factor.to(found.boxes.device, non_blocking=True)
         return found._replace(boxes=found.boxes / factor[found.images])
 
-    def _shortest_edge(self, size: Size, side: int) -> Size:
-        return ResizeShortestEdge.get_output_shape(*size, side, self.max_size)
+    def view_sizes(self, size: Size) -> list[Size]:
+        """(height, width) of each view of an image of a size, mirror images apart."""
+        if not self.min_sizes:
+            return [_at_least_one(side * scale for side in size) for scale in self.scales]
+        edges = (
+            ResizeShortestEdge.get_output_shape(*size, side, self.max_size)
+            for side in self.min_sizes
+        )
+        return [_at_least_one(edge) for edge in edges]  # of a 1x3000 image there may be no row
 
 
-def _scaled(size: Size, scale: float) -> Size:
-    height, width = (max(1, int(side * scale)) for side in size)
+def _at_least_one(size: Iterable[float]) -> Size:
+    height, width = (max(1, int(side)) for side in size)
     return height, width
 
 

@@ -19,6 +19,7 @@ from ..checkpoint import CheckpointError, class_names, read_config, read_content
 from ..engine import CornerNetTrainer
 from ..engine.evaluation import tested_model
 from ..hardware import check_device
+from ..modeling import InferenceWithTTA
 from . import memory, pretrained
 from .build import override
 from .images import find_images, network_size, read_picture, resize
@@ -151,7 +152,7 @@ class Predictor:
         Raises:
             MemoryError: they would not fit.
         """
-        self._check_memory([self._network_size(picture) for picture in pictures])
+        self.check_memory([self._network_size(picture) for picture in pictures])
         return self.detect_inputs([self.to_input(picture) for picture in pictures])
 
     def to_input(self, picture: np.ndarray) -> dict:
@@ -164,7 +165,7 @@ class Predictor:
 
     def detect_inputs(self, inputs: Sequence[dict]) -> list[Instances]:
         """Detect objects in what :meth:`to_input` makes, all in one batch; see :meth:`detect`."""
-        self._check_memory([tuple(x["image"].shape[-2:]) for x in inputs])
+        self.check_memory([tuple(x["image"].shape[-2:]) for x in inputs])
         with torch.no_grad():
             return [result["instances"].to("cpu") for result in self.model(list(inputs))]
 
@@ -186,11 +187,21 @@ class Predictor:
     def _bytes_per_pixel(self) -> float:
         return memory.bytes_per_pixel(self.model)
 
-    def _check_memory(self, sizes: Sequence[tuple[int, int]]) -> None:
-        if hasattr(self.model, "canvas"):
-            height, width = self.model.canvas(sizes).size
-            pixels = height * width * len(sizes)
-            memory.check_memory(pixels, lambda: self._bytes_per_pixel, self.model.device)
+    def check_memory(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Raises MemoryError if images of these sizes, or their views, would not fit in one batch.
+
+        Args:
+            sizes: (height, width) that the model is given them in.
+        """
+        if not hasattr(self.model, "canvas"):
+            return
+        inference, copies, views = self.model.corner_inference, len(sizes), [sizes]
+        if isinstance(inference, InferenceWithTTA):
+            copies *= 1 + inference.flip
+            views = zip(*map(inference.view_sizes, sizes))
+        canvases = (self.model.canvas(view).size for view in views)
+        pixels = copies * max(height * width for height, width in canvases)
+        memory.check_memory(pixels, lambda: self._bytes_per_pixel, self.model.device)
 
     def canvas_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the canvas for an image that the network sees in this size."""
