@@ -232,6 +232,7 @@ setup(
         "hub": ["safetensors", "huggingface_hub"],  # save_pretrained, load("OWNER/NAME")
         "serve": ["fastapi", "uvicorn", "gradio>=5"],
         "timm": ["timm>=1.0"],
+        "track": ["trackers>=2.1"],
         "dev": ["pytest", "hypothesis", "black", "ruff"],
     },
     entry_points={"console_scripts": ["cornernet = cornernet_d2.tools.command:main"]},

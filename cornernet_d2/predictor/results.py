@@ -86,7 +86,8 @@ def select(
 def coco_rows(instances: Instances, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """What COCO's result format says of each detection, and the name of its class.
 
-    Boxes are x, y, width, height in image pixels; ``category_id`` is the class index from 0.
+    Boxes are x, y, width, height in image pixels; ``category_id`` is the class index from 0;
+    ``track_id`` stands beside them where there are ``track_ids``.
     """
     rows = []
     boxes = instances.pred_boxes.tensor.tolist()
@@ -100,22 +101,29 @@ def coco_rows(instances: Instances, names: Sequence[str] | None) -> list[dict[st
                 "score": round(score, 6),
             }
         )
+    if instances.has("track_ids"):
+        for row, number in zip(rows, instances.track_ids.tolist()):
+            row["track_id"] = number
     return rows
 
 
 class Results:
     """Detections of many images as rows, in COCO's result format and as a table.
 
-    ``image_id`` counts the images from 1 in the order that they were given, ``category_id`` is the
-    class index from 0; file and class names stand beside them. Boxes are x, y, width, height in
-    image pixels.
+    ``image_id`` counts the images, or the frames of a video, from 1 in the order that they were
+    given, ``category_id`` is the class index from 0; file and class names stand beside them. Boxes
+    are x, y, width, height in image pixels.
+
+    Attributes:
+        images: how many were added.
     """
 
     def __init__(self, names: Sequence[str] | None) -> None:
-        self.names = names
+        self.names, self.images = names, 0
         self.rows: list[dict[str, Any]] = []
 
     def add(self, image_id: int, file_name: str, instances: Instances) -> None:
+        self.images = max(self.images, image_id)
         place = {"image_id": image_id, "file_name": file_name}
         self.rows += [place | row for row in coco_rows(instances, self.names)]
 
@@ -128,9 +136,10 @@ class Results:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         head = ["image_id", "file_name", "category_id", "category_name"]
-        writer.writerow([*head, "x", "y", "width", "height", "score"])
+        tail = ["score", "track_id"] if any("track_id" in row for row in self.rows) else ["score"]
+        writer.writerow([*head, "x", "y", "width", "height", *tail])
         for row in self.rows:
-            writer.writerow([*(row[key] for key in head), *row["bbox"], row["score"]])
+            writer.writerow([*(row[k] for k in head), *row["bbox"], *(row[k] for k in tail)])
         with whole_file(str(path)) as f:
             f.write(text.getvalue().encode())
 

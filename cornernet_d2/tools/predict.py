@@ -1,7 +1,7 @@
 """Draw what a trained model finds on images, folders of images, a video or a webcam.
 
     cornernet predict model.pth photos/ a.jpg --output drawn/ --json found.json
-    cornernet predict model.pth in.mp4 --output out.mp4
+    cornernet predict model.pth in.mp4 --output out.mp4 --json found.json --track
     cornernet predict model.pth --webcam
 
 The file of a trained model has its config and its class names in it. Without --output and the
@@ -11,11 +11,14 @@ Names that begin with a dash come last, after "--".
 """
 
 import argparse
+import collections
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+from detectron2.structures import Instances
 
 from cornernet_d2.diagnosis.showing import KINDS, show
 from cornernet_d2.predictor import Detected, Predictor
@@ -29,11 +32,20 @@ from cornernet_d2.predictor.results import (
     write_picture,
     written_name,
 )
-from cornernet_d2.predictor.video import VIDEO_ENDINGS, drawn_frames, open_capture, write_video
+from cornernet_d2.predictor.tracking import Tracker
+from cornernet_d2.predictor.video import (
+    FALLBACK_FPS,
+    VIDEO_ENDINGS,
+    detected_frames,
+    drawn_frames,
+    open_capture,
+    write_video,
+)
 from cornernet_d2.tools import check_output
 from cornernet_d2.tools.options import add_config, load_predictor
 from cornernet_d2.visualize import draw_instances
 
+SILENCE = 5.0  # seconds between two lines about a video
 WINDOW = "CornerNet detections"
 ESCAPE = 27
 
@@ -99,10 +111,7 @@ def run_images(args: argparse.Namespace) -> None:
             if _deliver(args, detected, target, predictor):
                 break
     finally:
-        if args.json:
-            results.write_json(args.json)
-        if args.csv:
-            results.write_csv(args.csv)
+        _write_tables(args, results)
     if failed:
         raise ValueError(f"{len(failed)} of {len(images)} images failed: {'; '.join(failed)}")
 
@@ -159,33 +168,65 @@ def _show(picture: np.ndarray, wait: int) -> bool:
 
 
 def run_video(args: argparse.Namespace) -> None:
-    """Draws on a video or the webcam, to a file or in a window.
+    """Draws on a video or the webcam, to a file or in a window, and writes tables.
 
     Raises:
         ValueError: the video cannot be read, or the output is not free.
     """
     target = _video_target(args) if args.output else None
+    for path in filter(None, (args.json, args.csv)):
+        check_output(path, args.overwrite)
     capture = open_capture(args.camera if args.webcam else args.video_input)
     promised = 0 if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    fps = capture.get(cv2.CAP_PROP_FPS)
     predictor = load_predictor(args)
+    names, shown = predictor.class_names, target is None and not (args.json or args.csv)
     chosen, least = _wanted(args, predictor)
-    batch_size = 1 if args.webcam or target is None else args.batch_size
-    frames = drawn_frames(capture, predictor, least, chosen, batch_size)
-    number, stopped = 0, False
+    tracker = Tracker(fps or FALLBACK_FPS, args.confidence_threshold) if args.track else None
+    batch_size = 1 if args.webcam or shown else args.batch_size
+    results, stopped = Results(names), False
+    frames = detected_frames(capture, predictor, least, chosen, batch_size, tracker)
+    frames = _noted(frames, results, args.video_input or "webcam", promised)
     try:
-        if target is None:
-            for number, frame in enumerate(frames, 1):
+        if target is not None:
+            write_video(target, drawn_frames(frames, names), fps)
+        elif shown:
+            for frame in drawn_frames(frames, names):
                 if stopped := _show(frame, wait=1):
                     break
         else:
-            number = write_video(target, frames, capture.get(cv2.CAP_PROP_FPS))
+            collections.deque(frames, maxlen=0)
     finally:
         capture.release()
-    if not number:
+        _write_tables(args, results)
+    if not results.images:
         raise ValueError(f"{args.video_input or 'the webcam'} gave no frame")
-    print(f"{number} frames{f', {target}' if target else ''}", flush=True)
-    if number < promised and not stopped:
+    print(f"{results.images} frames{f', {target}' if target else ''}", flush=True)
+    if results.images < promised and not stopped:
         print(f"{args.video_input} ends early: it says {promised} frames", flush=True)
+
+
+def _noted(
+    frames: Iterable[tuple[np.ndarray, Instances]], results: Results, name: str, promised: int
+) -> Iterator[tuple[np.ndarray, Instances]]:
+    """The same frames; what is found becomes rows, and every few seconds a line says how far."""
+    start = said = time.perf_counter()
+    for number, (picture, found) in enumerate(frames, 1):
+        results.add(number, name, found)
+        now = time.perf_counter()
+        if now - said >= SILENCE:
+            left = (now - start) / number * (promised - number)
+            place = f"{number}/{promised}, {_clock(left)} left" if left > 0 else f"{number}"
+            print(f"[{place}] {name}", flush=True)
+            said = now
+        yield picture, found
+
+
+def _write_tables(args: argparse.Namespace, results: Results) -> None:
+    if args.json:
+        results.write_json(args.json)
+    if args.csv:
+        results.write_csv(args.csv)
 
 
 def _video_target(args: argparse.Namespace) -> Path:
@@ -225,6 +266,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--show", choices=KINDS, help="draw this of the detections at one scale, not mirrored")
     add("--batch-size", type=int, default=4, help="images at a time [%(default)s]")
+    add("--track", action="store_true", help="number the objects of a video (ByteTrack)")
     add("--tile", type=int, help="see larger images in tiles of so many pixels a side")
     add("--device", default="auto", help="cpu, cuda, ... [a GPU if there is one]")
 
@@ -243,9 +285,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--confidence-threshold {args.confidence_threshold} is not in [0, 1]")
     if args.batch_size < 1 or (args.tile is not None and args.tile < 32):
         raise ValueError("--batch-size must be at least 1, --tile at least 32")
-    if not args.inputs and (args.json or args.csv or args.crops or args.tile or args.show):
-        raise ValueError("--json, --csv, --crops, --tile and --show are for images")
+    if not args.inputs and (args.crops or args.tile or args.show):
+        raise ValueError("--crops, --tile and --show are for images")
     if args.tile and args.show:
         raise ValueError("--show draws what is found in the whole image: leave out --tile")
+    if args.track and (args.inputs or args.thresholds):
+        raise ValueError("--track is for a video, and for one threshold for all classes")
     (run_images if args.inputs else run_video)(args)
     return 0
