@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_run import make_dataset, tiny_config
 
 from cornernet_d2.diagnosis import training_report
-from cornernet_d2.diagnosis.training_report import read_results, summarise, write_report
+from cornernet_d2.diagnosis.training_report import summarise, write_report
 from cornernet_d2.engine.evaluation import build_evaluator
 from cornernet_d2.engine.run_folder import WRITTEN
 
@@ -23,7 +23,11 @@ def cfg(tmp_path: Path) -> CfgNode:
     folder = Path(cfg.OUTPUT_DIR)
     (folder / "inference" / "tiny").mkdir(parents=True)
     rows = []
-    for d in DatasetCatalog.get("tiny")[1:]:
+    dicts = DatasetCatalog.get("tiny")
+    MetadataCatalog.remove("tiny")  # the report may be of a process that has not loaded it
+    MetadataCatalog.get("tiny").set(evaluator_type="coco", json_file=str(tmp_path / "tiny.json"))
+    MetadataCatalog.get("tiny").image_root = str(tmp_path)
+    for d in dicts[1:]:
         for number, obj in enumerate(d["annotations"]):
             x, y, w, h = obj["bbox"]
             for box, score in (((x, y, w, h), 0.9 - 0.1 * number), ((0, 0, 2, 2), 0.3)):
@@ -43,7 +47,7 @@ def cfg(tmp_path: Path) -> CfgNode:
 
 def test_ap_is_the_evaluators(cfg: CfgNode) -> None:
     path = Path(cfg.OUTPUT_DIR) / "inference" / "tiny" / training_report.RESULTS
-    summary = summarise("tiny", read_results(path, "tiny"))
+    summary = summarise("tiny", path)
     evaluator = build_evaluator(cfg, "tiny", str(path.parent))
     evaluator.reset()
     rows = json.loads(path.read_text())
@@ -84,6 +88,8 @@ def test_a_report_that_fails_or_is_not_wanted_stops_nothing(
 
 
 def test_results_of_no_image_are_no_detections(cfg: CfgNode) -> None:
-    summary = summarise("tiny", {})
+    path = Path(cfg.OUTPUT_DIR) / "none.json"
+    path.write_text("[]")
+    summary = summarise("tiny", path)
     assert summary.totals["missed"] == summary.totals["objects"] > 0
     assert np.isclose(summary.ap, 0)

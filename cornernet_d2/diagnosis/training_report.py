@@ -63,7 +63,7 @@ def training_page(cfg: CfgNode) -> str:
     for name in cfg.DATASETS.TEST:
         results = folder / "inference" / name / RESULTS
         if results.is_file():
-            summary = summarise(name, read_results(results, name))
+            summary = summarise(name, results)
             parts += [heading(name, 2), *_evaluations(metrics), *class_parts(summary)]
             parts += [*part_tables(summary), *gallery_parts(summary, GALLERY)]
     return document(f"Training in {folder}", parts)
@@ -81,7 +81,7 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def read_results(path: Path, name: str) -> dict[object, Found]:
-    """Image id -> detections, best first, of what COCOEvaluator wrote for a dataset."""
+    """Image id -> detections, best first, of what COCOEvaluator wrote for a loaded dataset."""
     to_class = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
     rows: dict[object, list[tuple]] = {}
     for item in json.loads(path.read_text()):
@@ -92,12 +92,17 @@ def read_results(path: Path, name: str) -> dict[object, Found]:
     return {image: _found(each) for image, each in rows.items()}
 
 
-def summarise(name: str, results: Mapping[object, Found]) -> Summary:
-    """Objects found or missed, and what false detections are, of a registered dataset."""
+def summarise(name: str, results: Path) -> Summary:
+    """Objects found or missed, and what false detections are, of a registered dataset.
+
+    Args:
+        results: what COCOEvaluator wrote for it.
+    """
     images = []
-    dicts = DatasetCatalog.get(name)
+    dicts = DatasetCatalog.get(name)  # which tells Detectron2 the ids of a json's categories
+    every = read_results(results, name)
     for d in dicts:
-        truth, found = truth_of(d["annotations"]), results.get(d["image_id"], _found([]))
+        truth, found = truth_of(d["annotations"]), every.get(d["image_id"], _found([]))
         matches = match(found, truth, FITS)
         lost = (matches.objects < 0) & ~truth.ignored
         false, confused = false_causes(truth, found, matches)

@@ -13,7 +13,7 @@ Names that begin with a dash come last, after "--".
 import argparse
 import collections
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -92,6 +92,10 @@ def run_images(args: argparse.Namespace) -> None:
         check_output(path, args.overwrite)
     predictor = load_predictor(args)
     chosen, least = _wanted(args, predictor)
+
+    def choose(every: Instances) -> Instances:
+        return select(every, least, chosen)[0]
+
     results, failed, start = Results(predictor.class_names), [], time.perf_counter()
     try:
         for number, detected in enumerate(predictor.stream(images, args.batch_size, args.tile), 1):
@@ -108,7 +112,7 @@ def run_images(args: argparse.Namespace) -> None:
             where = f", {target}" if target else f" ({reason})" if reason else ""
             where += f" ({reason})" if target and reason else ""
             print(f"{place} {detected.source}: {len(found)} objects{where}", flush=True)
-            if _deliver(args, detected, target, predictor):
+            if _deliver(args, detected, target, predictor, choose):
                 break
     finally:
         _write_tables(args, results)
@@ -128,7 +132,11 @@ def _wanted(
 
 
 def _deliver(
-    args: argparse.Namespace, detected: Detected, target: Path | None, predictor: Predictor
+    args: argparse.Namespace,
+    detected: Detected,
+    target: Path | None,
+    predictor: Predictor,
+    choose: Callable[[Instances], Instances],
 ) -> bool:
     """Writes or shows one image's detections; returns whether the user has seen enough."""
     picture, found, names = detected.picture, detected.instances, predictor.class_names
@@ -138,9 +146,7 @@ def _deliver(
         return False
     rgb = np.ascontiguousarray(picture[..., ::-1])
     if args.show:
-        chosen, least = _wanted(args, predictor)
         x = predictor.to_input(picture)
-        choose = lambda every: select(every, least, chosen)[0]  # noqa: E731
         drawn = show(predictor.model, x, rgb, args.show, choose, names)
     else:
         drawn = draw_instances(rgb, found, names)

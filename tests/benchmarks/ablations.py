@@ -98,6 +98,7 @@ VARIANTS = (
     Variant("focal exponent alpha 1", (f"{LOSS}.ALPHA", "1.0")),
     Variant("focal exponent alpha 3", (f"{LOSS}.ALPHA", "3.0")),
     Variant("focal exponent beta 2", (f"{LOSS}.BETA", "2.0")),
+    Variant("embeddings of 4 numbers", ("MODEL.CORNERNET.EMBEDDING.DIM", "4")),
     Variant("centripetal shifts", ("MODEL.CORNERNET.PAIRING", "centripetal")),
     Variant("not mirrored in the test", ("MODEL.CORNERNET.TEST.FLIP", "False"), at_test=True),
 )
