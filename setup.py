@@ -227,6 +227,7 @@ setup(
     ],
     extras_require={
         "export": ["onnx>=1.16", "onnxscript", "onnxruntime"],
+        "openvino": ["onnx>=1.16", "onnxscript", "openvino"],
         "eval": ["faster-coco-eval"],
         "loggers": ["wandb", "mlflow"],
         "hub": ["safetensors", "huggingface_hub"],  # save_pretrained, load("OWNER/NAME")

@@ -1,6 +1,8 @@
 """Exported files detect what the model does, at any size, and need nothing of this package."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,22 +11,20 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from PIL import Image
 from tiny_run import tiny_network
 from torch import nn
 
-from cornernet_d2.canvas import PADDINGS
 from cornernet_d2.export import Artifact, compare, export, report_lines, run
-from cornernet_d2.export.detector import Detector, without_views
+from cornernet_d2.export.detector import without_views
 from cornernet_d2.export.parity import blurred_noise, match
-from cornernet_d2.export.soft_nms import soft_nms_scan
-from cornernet_d2.modeling.soft_nms import batched_soft_nms
+from cornernet_d2.export.quantize import quantize
 from cornernet_d2.tools.command import main
 
 ROOT = Path(__file__).parent.parent
 MAX_SIDE = 96
 NAMES = ["left", "right", "wrong"]
+MAPS = ("heatmap", "embedding", "offset")
 SMALL = ("MODEL.HOURGLASS.DEPTH", 1, "MODEL.HOURGLASS.WIDTHS", [8, 8])
 SMALL += ("MODEL.HOURGLASS.BLOCKS", [1, 1], "TEST.DETECTIONS_PER_IMAGE", 3)
 # No more corners than the smallest maps have peaks: what else is taken has the score 0, and which
@@ -75,6 +75,7 @@ def test_onnx_says_what_it_takes_and_gives(onnx_file):
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == NAMES and about["preset"] == "tiny"
     assert about["input_format"] == "BGR" and about["max_side"] == str(MAX_SIDE)
+    assert about["precision"] == "float32" and about["short_side"] == about["long_side"] == "0"
     settings = json.loads(about["settings"])
     assert settings["top_k"] == 3 and settings["max_picks"] == 3 and settings["sigma"] == 0.5
     assert [x.name for x in session.get_outputs()] == ["boxes", "scores", "classes", "count"]
@@ -119,6 +120,99 @@ def test_the_example_runs_without_torch_and_this_package(onnx_file, tmp_path):
     assert len(objects) and unmatched == 0 and box < 1e-3 and score < 1e-4
 
 
+def test_openvino_runs_the_file(onnx_file, tmp_path):
+    """Its loops see nothing outside them, so that all a loop reads has to be its state."""
+    openvino = pytest.importorskip("openvino")
+    exported, path = onnx_file
+    model = openvino.convert_model(path)
+    openvino.save_model(model, tmp_path / "tiny.xml", compress_to_fp16=False)
+    report = compare(exported, run(tmp_path / "tiny.xml"), max_side=MAX_SIDE)
+    assert report["passed"] and report["cases"][0]["detections"], "\n".join(report_lines(report))
+
+
+def test_openvino_is_a_format(tmp_path, monkeypatch):
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "tiny.xml"
+    exported = model("MODEL.CORNERNET.TEST.MERGE.ENABLED", True)
+    export(exported, path, "openvino", max_side=MAX_SIDE, class_names=NAMES, resize=(48, 64))
+    found = openvino.Core().read_model(path)
+    about = {name: found.get_rt_info(["cornernet_d2", name]).value for name in ("classes", "raw")}
+    assert json.loads(about["classes"]) == NAMES and about["raw"] == "false"
+    assert found.get_rt_info(["cornernet_d2", "short_side"]).value == "48"
+    report = compare(exported, run(path), max_side=MAX_SIDE)
+    assert report["passed"], "\n".join(report_lines(report))
+
+
+def test_int8_is_of_the_convolutions_but_the_last(onnx_file, tmp_path):
+    import onnx
+
+    exported, float_path = onnx_file
+    path = tmp_path / "tiny.onnx"
+    shutil.copy(float_path, path)
+    images = [image[None] for image in blurred_noise(exported)]
+    kept = [f"model.head.0.{corner}.{name}.1.weight" for corner in ("tl", "br") for name in MAPS]
+    quantize(path, "images", images, kept)
+    graph = onnx.load(path).graph
+    made = {output: node for node in graph.node for output in node.output}
+    shapes = {x.name: list(x.dims) for x in graph.initializer}
+    floats = []
+    for node in graph.node:
+        if node.op_type == "Conv":
+            weight = made.get(node.input[1])
+            if weight is None:
+                floats.append(node.input[1])
+                continue
+            assert weight.op_type == "DequantizeLinear"
+            assert shapes[weight.input[1]] == shapes[weight.input[0]][:1]  # a scale a channel
+    assert sorted(floats) == sorted(kept)
+    about = {x.key: x.value for x in onnx.load(path).metadata_props}
+    assert json.loads(about["classes"]) == NAMES
+    wanted, found = run(float_path)(images[0])[1], run(path)(images[0])[1]
+    assert (wanted - found)[0, 0].abs() < 0.02 and wanted[0, 0] > 0.1
+
+
+@pytest.mark.skipif(
+    "CORNERNET_D2_ONNXRUNTIME" not in os.environ or shutil.which("g++") is None,
+    reason="needs g++ and a folder with include/ and lib/ of onnxruntime in the environment",
+)
+def test_the_example_in_cpp(onnx_file, tmp_path):
+    exported, path = onnx_file
+    runtime = os.environ["CORNERNET_D2_ONNXRUNTIME"]
+    program = tmp_path / "detect"
+    command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-o", program]
+    command += [ROOT / "docs" / "examples" / "onnx_runtime.cpp", f"-I{runtime}/include"]
+    command += [f"-L{runtime}/lib", f"-Wl,-rpath,{runtime}/lib", "-lonnxruntime"]
+    subprocess.run(command, check=True)
+    image = blurred_noise(exported)[0].byte()
+    picture = Image.fromarray(np.ascontiguousarray(image.flip(0).permute(1, 2, 0).numpy()))
+    picture.save(tmp_path / "a.ppm")
+    command = [program, path, tmp_path / "a.ppm", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    objects = json.loads(done.stdout)["objects"]
+    boxes = torch.tensor([x["box"] for x in objects])
+    scores = torch.tensor([x["score"] for x in objects])
+    classes = torch.tensor([NAMES.index(x["class"]) for x in objects])
+    wanted = without_views(exported).inference([{"image": image}], do_postprocess=False)[0]
+    unmatched, box, score = match(wanted, boxes, scores, classes)
+    assert len(objects) and unmatched == 0 and box < 1e-3 and score < 1e-4
+    bad = subprocess.run([program, path, path], capture_output=True, text=True)
+    assert bad.returncode == 1 and "no binary PPM" in bad.stderr
+
+
+@pytest.mark.skipif(
+    os.environ.get("CORNERNET_D2_TEST_AOTI", "0") != "1", reason="takes a C++ compiler minutes"
+)
+def test_aoti_detects_what_the_model_does(tmp_path):
+    exported = model()
+    path = tmp_path / "tiny.aoti.pt2"
+    metadata = export(exported, path, "aoti", max_side=MAX_SIDE, class_names=NAMES)
+    report = compare(exported, run(path), min_side=int(metadata["min_side"]), max_side=MAX_SIDE)
+    assert report["passed"], "\n".join(report_lines(report))
+    about = torch._inductor.aoti_load_package(str(path)).get_metadata()
+    assert json.loads(about["classes"]) == NAMES
+
+
 def test_pt2_holds_pytorchs_own_operators_alone(tmp_path):
     exported = model("MODEL.CORNERNET.PADDING", "center_black")
     path = tmp_path / "tiny.pt2"
@@ -131,83 +225,11 @@ def test_pt2_holds_pytorchs_own_operators_alone(tmp_path):
     assert json.loads(json.loads(extra["metadata.json"])["classes"]) == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@torch.no_grad()
-def test_the_graph_places_images_as_the_canvas_does(padding):
-    exported = model("MODEL.CORNERNET.PADDING", padding)
-    detector = Detector(exported, raw=True)
-    for image in (*blurred_noise(exported), torch.rand(3, 15, 31) * 255, torch.rand(3, 1, 1)):
-        pixels, canvas = exported.preprocess_image([{"image": image}])
-        torch.testing.assert_close(detector.place(image[None]), pixels, rtol=0, atol=0)
-        wanted = exported.corner_inference.candidates(exported, [image])
-        boxes, scores, _, classes = detector(image[None])
-        torch.testing.assert_close(scores[0], wanted.scores, rtol=0, atol=1e-6)
-        good = scores[0] >= 0
-        torch.testing.assert_close(boxes[0][good], wanted.boxes[good], rtol=0, atol=1e-4)
-        assert torch.equal(classes[0][good], wanted.classes[good])
-
-
-@pytest.mark.parametrize("method", ["gaussian", "linear", "hard"])
-@pytest.mark.parametrize("exponent", [None, 10.0])
-def test_soft_nms_of_picks_equals_that_of_classes(method, exponent):
-    generator = torch.Generator().manual_seed(3)
-    start = torch.rand(2, 60, 2, generator=generator) * 20
-    boxes = torch.cat((start, start + 8 * torch.rand(2, 60, 2, generator=generator) + 2), -1)
-    scores = torch.rand(2, 60, generator=generator) - 0.2
-    corners = torch.rand(2, 60, 2, generator=generator)
-    classes = torch.randint(3, (2, 60), generator=generator)
-    settings = {"method": method, "sigma": 0.5, "iou_threshold": 0.3, "min_score": 0.05}
-    picks = soft_nms_scan(boxes, scores, corners, classes, 25, **settings, exponent=exponent)
-    for i in range(2):
-        merging = {"corner_scores": corners[i], "exponent": exponent} if exponent else {}
-        one = (boxes[i], scores[i], classes[i])
-        keep, wanted, *merged = batched_soft_nms(*one, **settings, **merging, max_detections=25)
-        count = int(picks.count[i])
-        assert count == len(keep) > 0
-        torch.testing.assert_close(picks.scores[i, :count], wanted)
-        wanted_boxes = merged[0] if merged else boxes[i][keep]
-        torch.testing.assert_close(picks.boxes[i, :count], wanted_boxes)
-        assert torch.equal(picks.classes[i, :count], classes[i][keep])
-        assert not picks.scores[i, count:].any() and (picks.classes[i, count:] == -1).all()
-
-
-def test_differences_are_found():
-    wanted = Instances((20, 20))
-    wanted.pred_boxes = Boxes(torch.tensor([[1.0, 1, 9, 9], [2, 2, 8, 8], [1, 1, 9, 9]]))
-    wanted.scores, wanted.pred_classes = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 0])
-    boxes = wanted.pred_boxes.tensor
-    given = boxes.flip(0) + 0.125, wanted.scores.flip(0), wanted.pred_classes.flip(0)
-    assert match(wanted, *given) == (0, 0.125, 0.0)
-    assert match(wanted, boxes, wanted.scores - 0.25, wanted.pred_classes)[0] == 0
-    assert match(wanted, boxes, wanted.scores, torch.tensor([0, 2, 0]))[0] == 2
-    assert match(wanted, boxes + 2, wanted.scores, wanted.pred_classes)[0] == 6
-    assert match(wanted, boxes[:0], wanted.scores[:0], wanted.pred_classes[:0])[0] == 3
-
-    def shifted(images):
-        found = without_views(exported).inference(
-            [{"image": x} for x in images], do_postprocess=False
-        )
-        most = max(map(len, found))
-        pad = [most - len(x) for x in found]
-        rows = [torch.nn.functional.pad(x.scores, (0, n)) for x, n in zip(found, pad)]
-        boxes = [
-            torch.nn.functional.pad(x.pred_boxes.tensor + 0.25, (0, 0, 0, n))
-            for x, n in zip(found, pad)
-        ]
-        classes = [torch.nn.functional.pad(x.pred_classes, (0, n)) for x, n in zip(found, pad)]
-        counts = torch.tensor([len(x) for x in found])
-        return torch.stack(boxes), torch.stack(rows), torch.stack(classes), counts
-
-    exported = model()
-    report = compare(exported, shifted, max_side=MAX_SIDE)
-    assert not report["passed"] and abs(report["box"] - 0.25) < 1e-3
-    assert report_lines(report)[-1].startswith("DIFFERENT")
-
-
 @pytest.mark.parametrize(
     "settings, overrides, message",
     [
         ({"format": "tflite"}, (), "format must be one of .*onnx.*got 'tflite'"),
+        ({"format": "pt2", "path": "x.pt2", "calibration": [0]}, (), "for onnx and openvino, not"),
         ({"format": "pt2"}, (), "x.onnx: a file of format pt2 must end in .pt2"),
         ({"class_names": ["a"]}, (), "1 class names for a model of 3 classes"),
         ({"max_side": 20000}, (), "at most 9456 pixels, got 20000"),
@@ -218,7 +240,7 @@ def test_differences_are_found():
 )
 def test_what_cannot_be_exported_is_said(tmp_path, settings, overrides, message):
     with pytest.raises(ValueError, match=message):
-        export(model(*overrides), tmp_path / "x.onnx", **settings)
+        export(model(*overrides), tmp_path / settings.pop("path", "x.onnx"), **settings)
     assert not list(tmp_path.iterdir())
 
 

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
-from torch import nn
+from torch import Tensor, nn
 
 from ..modeling import CornerNet
+from ..modeling.outputs import OutputBranch
 from ..prepare import prepare_for_inference
 from .detector import Detector
-from .formats import FORMATS, OUTPUTS, run, smallest_side, trace
+from .formats import FORMATS, OUTPUTS, Contents, run, smallest_side, trace
 
 MAX_SIDE = 1792  # pixels; with 80 classes the most that formats.largest_side allows
 
@@ -26,6 +28,8 @@ def export(
     raw: bool = False,
     class_names: Sequence[str] = (),
     preset: str = "",
+    resize: tuple[int, int] = (0, 0),
+    calibration: Sequence[Tensor] = (),
 ) -> dict[str, str]:
     """Writes a model as one file: images in, boxes in their pixels out.
 
@@ -46,6 +50,10 @@ def export(
             "corner_scores" (N, P, 2) and "classes" (N, P).
         class_names: told in the metadata; empty: the numbers from 0.
         preset: name of the model's config, told in the metadata.
+        resize: told in the metadata: images go in with a shorter side of the first and a longer of
+            at most the second, pixels; (0, 0): as they are.
+        calibration: images (3, H, W) in 0..255 like those to come; convolutions then compute in
+            int8, but for the last of each output. Formats that quantize alone.
 
     Returns:
         the metadata in the file.
@@ -55,23 +63,52 @@ def export(
             not the number of classes, or an inference that is no tensor function.
     """
     path = Path(path)
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {sorted(FORMATS)}, got {format!r}")
-    ending, write, _ = FORMATS[format]
-    if path.suffix != ending:
-        raise ValueError(f"{path}: a file of format {format} must end in {ending}")
+    check(path, format, bool(calibration))
     prepared = prepare_for_inference(model, "float32").cpu()
     prepared.memory_format = torch.contiguous_format  # a matter of the runtime
     prepared.to(memory_format=torch.contiguous_format)
     detector = Detector(prepared, raw).eval()
-    metadata = describe(detector, max_side, class_names, preset)
-    metadata["min_side"] = str(smallest_side(detector) if format == "pt2" else 1)
-    write(trace(detector, max_side), path, metadata, OUTPUTS[raw])
+    metadata = describe(detector, max_side, class_names, preset, resize)
+    metadata["min_side"] = str(smallest_side(detector) if FORMATS[format].least else 1)
+    metadata["precision"] = "int8" if calibration else "float32"
+    contents = Contents(
+        trace(detector, max_side),
+        metadata,
+        OUTPUTS[raw],
+        [image[None].float() for image in calibration],
+        last_weights(detector),
+    )
+    FORMATS[format].write(contents, path)
     return metadata
 
 
+def check(path: Path, format: str, quantized: bool) -> None:
+    """Raises ValueError where a format is unknown, cannot be int8, or needs another ending."""
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {sorted(FORMATS)}, got {format!r}")
+    if not path.name.endswith(FORMATS[format].ending):
+        ending = FORMATS[format].ending
+        raise ValueError(f"{path}: a file of format {format} must end in {ending}")
+    if quantized and not FORMATS[format].quantizes:
+        names = [name for name, kind in FORMATS.items() if kind.quantizes]
+        raise ValueError(f"int8 is there for {' and '.join(names)}, not for {format}")
+
+
+def last_weights(detector: Detector) -> list[str]:
+    """Names of the weights that make the outputs: in 8 bits neighbours would be equal."""
+    return [
+        f"{name}.{len(module) - 1}.weight"
+        for name, module in detector.named_modules()
+        if isinstance(module, OutputBranch)
+    ]
+
+
 def describe(
-    detector: Detector, max_side: int, class_names: Sequence[str], preset: str
+    detector: Detector,
+    max_side: int,
+    class_names: Sequence[str],
+    preset: str,
+    resize: tuple[int, int],
 ) -> dict[str, str]:
     """What a user of the file must know, as texts; "classes" and "settings" are JSON.
 
@@ -93,6 +130,8 @@ def describe(
         "input_format": model.input_format,
         "input": f"(N, 3, H, W) float32 in 0..255, {model.input_format}, H and W up to {max_side}",
         "max_side": str(max_side),
+        "short_side": str(resize[0]),
+        "long_side": str(resize[1]),
         "boxes": "x0 y0 x1 y1, pixels of the input",
         "raw": str(detector.raw).lower(),
         "settings": json.dumps(settings),
@@ -104,11 +143,12 @@ class Artifact(nn.Module):
 
     Args:
         path: what :func:`export` wrote.
+        options: see :func:`.formats.run`.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, **options: Any) -> None:
         super().__init__()
-        self.run = run(path)
+        self.run = run(path, **options)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """As :meth:`.CornerNet.forward` in eval mode, one image at a time."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..modeling import CornerInference, CornerNet, InferenceWithTTA
 from ..modeling.corner_head import CornerMaps
 from ..modeling.decode import REJECTED, Pairs, decode_corners
-from .soft_nms import soft_nms_scan
+from .soft_nms import soft_nms_picks
 
 
 class Detector(nn.Module):
@@ -42,7 +42,7 @@ class Detector(nn.Module):
         if self.raw:
             return tuple(pairs)
         picks = self.inference.max_detections
-        found = soft_nms_scan(
+        found = soft_nms_picks(
             *pairs,
             picks=pairs.scores.shape[1] if picks is None else picks,
             **self.inference.soft_nms,

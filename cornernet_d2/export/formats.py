@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..layers import fallback
 from .detector import Detector
+from .quantize import quantize
 
 INPUT = "images"
 OUTPUTS = {False: ("boxes", "scores", "classes", "count")}
@@ -19,6 +22,27 @@ OUTPUTS[True] = ("boxes", "scores", "corner_scores", "classes")  # raw
 OPSET = 18
 # Called with images (N, 3, H, W), float32 in 0..255; gives the outputs.
 Runner = Callable[[Tensor], Sequence[Tensor]]
+# In the rt_info of OpenVINO's files.
+SECTION = "cornernet_d2"
+
+
+class Contents(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        program: see :func:`trace`.
+        metadata: texts by name.
+        outputs: the names of the program's outputs.
+        calibration: images (1, 3, H, W) float32 in 0..255 to find the ranges of int8 with; empty:
+            float32.
+        kept: names of the weights that stay float32 in int8.
+    """
+
+    program: ExportedProgram
+    metadata: dict[str, str]
+    outputs: Sequence[str]
+    calibration: Sequence[Tensor] = ()
+    kept: Sequence[str] = ()
 
 
 def trace(detector: Detector, max_side: int) -> ExportedProgram:
@@ -77,42 +101,89 @@ def _own_operators() -> dict[torch._ops.OpOverload, Callable]:
     }
 
 
-def write_onnx(
-    program: ExportedProgram, path: Path, metadata: Mapping[str, str], outputs: Sequence[str]
-) -> None:
+def write_onnx(contents: Contents, path: Path) -> None:
     """One ONNX file, weights included."""
     _require("onnx", "onnxscript")
     written = torch.onnx.export(
-        program,
+        contents.program,
         dynamo=True,
         opset_version=OPSET,
         input_names=[INPUT],
-        output_names=list(outputs),
+        output_names=list(contents.outputs),
         verbose=False,
     )
-    written.model.metadata_props.update(metadata)
+    written.model.metadata_props.update(contents.metadata)
     written.save(str(path), external_data=False)
+    if contents.calibration:
+        _require("onnxruntime")
+        quantize(path, INPUT, contents.calibration, contents.kept)
 
 
-def write_pt2(
-    program: ExportedProgram, path: Path, metadata: Mapping[str, str], outputs: Sequence[str]
-) -> None:
+def write_openvino(contents: Contents, path: Path) -> None:
+    """OpenVINO's pair of files, .xml and .bin beside it, by way of ONNX."""
+    _require("openvino")
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_onnx(contents, Path(folder) / "model.onnx")
+        model = openvino.convert_model(Path(folder) / "model.onnx")
+        for name, text in contents.metadata.items():
+            model.set_rt_info(text, [SECTION, name])
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def write_pt2(contents: Contents, path: Path) -> None:
     """An archive of :func:`torch.export.save`, with "metadata.json" beside the graph."""
-    text = json.dumps({**metadata, "outputs": list(outputs)})
-    torch.export.save(program, str(path), extra_files={"metadata.json": text})
+    text = json.dumps({**contents.metadata, "outputs": list(contents.outputs)})
+    torch.export.save(contents.program, str(path), extra_files={"metadata.json": text})
 
 
-def run_onnx(path: Path) -> Runner:
+def write_aoti(contents: Contents, path: Path) -> None:
+    """A package of AOTInductor: machine code for this kind of CPU, made by the C++ compiler."""
+    about = {**contents.metadata, "outputs": json.dumps(list(contents.outputs))}
+    torch._inductor.aoti_compile_and_package(
+        contents.program,
+        package_path=str(path),
+        inductor_configs={"aot_inductor.metadata": about},
+    )
+
+
+def run_onnx(path: Path, **options: Any) -> Runner:
+    """``options``: of onnxruntime.SessionOptions."""
     _require("onnxruntime")
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    settings = onnxruntime.SessionOptions()
+    for name, value in options.items():
+        setattr(settings, name, value)
+    session = onnxruntime.InferenceSession(str(path), settings, ["CPUExecutionProvider"])
     return lambda images: [torch.from_numpy(x) for x in session.run(None, {INPUT: images.numpy()})]
 
 
-def run_pt2(path: Path) -> Runner:
-    module = torch.export.load(str(path)).module()
+def run_openvino(path: Path, **options: Any) -> Runner:
+    """``options``: of OpenVINO's CPU plugin, which would compute in bfloat16 where it can."""
+    _require("openvino")
+    import openvino
 
+    settings = {"INFERENCE_PRECISION_HINT": "f32", **options}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+
+    def run(images: Tensor) -> list[Tensor]:
+        # Copies: the next call writes into the same memory.
+        return [torch.from_numpy(x.copy()) for x in compiled([images.numpy()]).values()]
+
+    return run
+
+
+def run_pt2(path: Path) -> Runner:
+    return _without_gradients(torch.export.load(str(path)).module())
+
+
+def run_aoti(path: Path) -> Runner:
+    return _without_gradients(torch._inductor.aoti_load_package(str(path)))
+
+
+def _without_gradients(module: Callable) -> Runner:
     def run(images: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
             return module(images)
@@ -120,24 +191,40 @@ def run_pt2(path: Path) -> Runner:
     return run
 
 
-# Format -> file ending, writer, runner.
+class Format(NamedTuple):
+    """Of a file: its ending, its writer and its runner; whether it may hold int8."""
+
+    ending: str
+    write: Callable[[Contents, Path], None]
+    run: Callable[..., Runner]
+    quantizes: bool = False
+    least: bool = False  # sides have to be at least smallest_side
+
+
+# The longest endings first.
 FORMATS = {
-    "onnx": (".onnx", write_onnx, run_onnx),
-    "pt2": (".pt2", write_pt2, run_pt2),
+    "aoti": Format(".aoti.pt2", write_aoti, run_aoti, least=True),
+    "onnx": Format(".onnx", write_onnx, run_onnx, quantizes=True),
+    "openvino": Format(".xml", write_openvino, run_openvino, quantizes=True),
+    "pt2": Format(".pt2", write_pt2, run_pt2, least=True),
 }
 
 
-def run(path: str | Path) -> Runner:
+def run(path: str | Path, **options: Any) -> Runner:
     """A function of images (N, 3, H, W) that runs an exported file.
+
+    Args:
+        path: the file.
+        options: of the runtime; see the format's runner.
 
     Raises:
         ValueError: the ending is of no format, or the format's library is missing.
     """
     path = Path(path)
-    for ending, _, runner in FORMATS.values():
-        if path.suffix == ending:
-            return runner(path)
-    raise ValueError(f"{path} ends in none of {[ending for ending, *_ in FORMATS.values()]}")
+    for kind in FORMATS.values():
+        if path.name.endswith(kind.ending):
+            return kind.run(path, **options)
+    raise ValueError(f"{path} ends in none of {[kind.ending for kind in FORMATS.values()]}")
 
 
 def _require(*packages: str) -> None:

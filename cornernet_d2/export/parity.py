@@ -121,5 +121,6 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             f"{height:9} x {width:<5}  {case['batch']:5}  {case['detections']:10}  "
             f"{case['unmatched']:9}  {case['box']:12.2e}  {case['score']:.2e}"
         )
-    verdict = "equal" if report["passed"] else "DIFFERENT"
+    verdict = "equal" if report["passed"] else report.get("precision", "")
+    verdict = verdict if verdict in ("equal", "int8") else "DIFFERENT"
     return [*lines, f"{verdict}: box {report['box']:.2e}, score {report['score']:.2e}"]

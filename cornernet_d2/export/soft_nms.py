@@ -1,4 +1,4 @@
-"""Soft-NMS as a loop of a fixed number of picks, in operators that every runtime has.
+"""Soft-NMS as a loop of at most a fixed number of picks, in operators that every runtime has.
 
 Scores only fall, so the best box of an image is always the best of its class: picking it and
 lowering its class, K times, gives the K best of what :func:`cornernet_d2.layers.soft_nms` gives
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.while_loop import while_loop
 
 
 class Picks(NamedTuple):
@@ -30,7 +30,7 @@ class Picks(NamedTuple):
     count: Tensor
 
 
-def soft_nms_scan(
+def soft_nms_picks(
     boxes: Tensor,
     scores: Tensor,
     corner_scores: Tensor,
@@ -43,7 +43,7 @@ def soft_nms_scan(
     min_score: float,
     exponent: float | None = None,
 ) -> Picks:
-    """Soft-NMS of a batch; to be exported, where the loop stays one (ONNX: ``Scan``).
+    """Soft-NMS of a batch; to be exported, where the loop stays one (ONNX: ``Loop``).
 
     Args:
         boxes: (N, M, 4) float32.
@@ -54,43 +54,59 @@ def soft_nms_scan(
         method, sigma, iou_threshold, min_score, exponent: see
             :func:`cornernet_d2.modeling.soft_nms.batched_soft_nms`.
     """
-    areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     corners = corner_scores.clamp(min=1e-12)
     corners = torch.cat((corners[..., :1],) * 2 + (corners[..., 1:],) * 2, -1)
     start = torch.where(scores >= min_score, scores, 0.0)
 
-    def pick(current: Tensor, _: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def more(step: Tensor, current: Tensor, *_: Tensor) -> Tensor:
+        return (step < picks) & (current > 0).any()
+
+    def pick(step: Tensor, current: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        values, labels, found, *given = state
+        boxes, classes, corners = given
         value, index = current.max(dim=1, keepdim=True)
         taken = torch.arange(current.shape[1], device=current.device) == index
-        box = boxes.gather(1, index[..., None].expand(-1, 1, 4))
-        weights = _weights(_iou(box, boxes, areas, index), method, sigma, iou_threshold)
-        weights = torch.where(classes == classes.gather(1, index), weights, 1.0)
+        box, label = boxes.gather(1, index[..., None].expand(-1, 1, 4)), classes.gather(1, index)
+        weights = _weights(_iou(box, boxes), method, sigma, iou_threshold)
+        weights = torch.where(classes == label, weights, 1.0)
         if exponent is not None:
             shares = torch.where(current > 0, (1 - weights) ** exponent, 0.0)
             shares = torch.where(taken, 1.0, shares)[..., None] * corners
             box = (boxes * shares).sum(1, keepdim=True) / shares.sum(1, keepdim=True)
         current = torch.where(taken, 0.0, current * weights)
         current = torch.where(current >= min_score, current, 0.0)
-        return current, (value.squeeze(1), index.squeeze(1), box.squeeze(1))
+        here = torch.arange(picks, device=step.device) == step
+        filled = [torch.where(here, value, values), torch.where(here, label, labels)]
+        filled.append(torch.where(here[:, None], box, found))
+        return step + 1, current, *filled, *(x.clone() for x in given)
 
-    _, (values, index, found) = scan(pick, start, torch.zeros(picks, device=boxes.device))
-    values, index, found = values.transpose(0, 1), index.transpose(0, 1), found.transpose(0, 1)
+    # What a pick reads is handed on, although it stays: OpenVINO's loops see nothing outside them.
+    number = boxes.shape[0]
+    empty = boxes.new_zeros(number, picks), classes.new_zeros(number, picks)
+    empty += (boxes.new_zeros(number, picks, 4),)
+    step = torch.zeros((), dtype=torch.int64, device=boxes.device)
+    state = while_loop(more, pick, (step, start, *empty, boxes, classes, corners))
+    values, labels, found = state[2:5]
     stays = values > 0
     return Picks(
         torch.where(stays[..., None], found, 0.0),
         torch.where(stays, values, 0.0),
-        torch.where(stays, classes.gather(1, index), -1),
+        torch.where(stays, labels, -1),
         stays.sum(1),
     )
 
 
-def _iou(box: Tensor, boxes: Tensor, areas: Tensor, index: Tensor) -> Tensor:
-    """IoU (N, M) of box ``index`` (N, 1) of each image, ``box`` (N, 1, 4), with all its boxes."""
+def _iou(box: Tensor, boxes: Tensor) -> Tensor:
+    """IoU (N, M) of a box of each image, (N, 1, 4), with all its boxes."""
     size = torch.minimum(box[..., 2:], boxes[..., 2:]) - torch.maximum(box[..., :2], boxes[..., :2])
     size = size.clamp(min=0)
     shared = size[..., 0] * size[..., 1]
-    union = areas.gather(1, index) + areas - shared
+    union = _area(box) + _area(boxes) - shared
     return shared / union.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def _weights(iou: Tensor, method: str, sigma: float, iou_threshold: float) -> Tensor:

@@ -23,19 +23,26 @@ class Detector:
             raise SystemExit(f"{path} is no detector exported with its soft-NMS")
         self.classes = json.loads(about["classes"])
         self.max_side, self.bgr = int(about["max_side"]), about["input_format"] == "BGR"
+        self.short, self.long = int(about["short_side"]), int(about["long_side"])  # 0: any
 
     def __call__(self, image: Image.Image) -> list[dict]:
         """Objects of an RGB image, best first; boxes are x0 y0 x1 y1 in its pixels."""
-        scale = min(1.0, self.max_side / max(image.size))
-        if scale < 1:  # larger than the file takes
-            image = image.resize([max(1, int(side * scale)) for side in image.size])
+        width, height = image.size
+        scale = self.max_side / max(image.size)  # at most what the file takes
+        if self.short:  # as the model's config says
+            longest = min(self.long or self.max_side, self.max_side)
+            scale = min(self.short / min(image.size), longest / max(image.size))
+        if self.short or scale < 1:
+            sides = [max(1, int(side * scale + 0.5)) for side in image.size]
+            image = image.resize(sides, Image.Resampling.BILINEAR)
+        scales = np.array(2 * [image.width / width, image.height / height], np.float32)
         pixels = np.asarray(image, dtype=np.float32)
         if self.bgr:
             pixels = pixels[..., ::-1]
         batch = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
         boxes, scores, classes, count = self.session.run(None, {"images": batch})
         return [
-            {"class": self.classes[c], "score": float(s), "box": (box / scale).tolist()}
+            {"class": self.classes[c], "score": float(s), "box": (box / scales).tolist()}
             for box, s, c in zip(boxes[0], scores[0], classes[0, : count[0]])
         ]
 
