@@ -8,6 +8,7 @@ import argparse
 import importlib
 
 PARTS = {
+    "inference": "a model and the files it exports to, side by side",
     "train": "training iterations of the whole model",
 }
 

@@ -13,7 +13,6 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from ... import model_zoo
 from ...engine import CornerNetTrainer
 from ...engine.precision import precision
 from ...engine.train_loop import GuardedTrainer
+from .meters import CudaMeter, LinuxMeter
 
 OBJECTS = 7  # per image, COCO's average (Lin et al., "Microsoft COCO", sec. 5)
 BASELINE = "fp32"
@@ -128,7 +128,7 @@ def _measure(config: CfgNode, name: str, args: argparse.Namespace) -> tuple[floa
     for p in model.parameters():  # what a run holds all the time, before the peak is watched
         p.grad = torch.zeros_like(p)
     optimizer.step()
-    meter = _CudaMeter() if args.device.startswith("cuda") else _LinuxMeter()
+    meter = CudaMeter() if args.device.startswith("cuda") else LinuxMeter()
     times = []
     with EventStorage():
         for _ in range(args.steps + 1):
@@ -138,36 +138,6 @@ def _measure(config: CfgNode, name: str, args: argparse.Namespace) -> tuple[floa
             meter.synchronize()
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:]), meter.added() / 1e9
-
-
-class _CudaMeter:
-    def __init__(self) -> None:
-        torch.cuda.reset_peak_memory_stats()
-        self.before = torch.cuda.memory_allocated()
-
-    def synchronize(self) -> None:
-        torch.cuda.synchronize()
-
-    def added(self) -> int:
-        return torch.cuda.max_memory_allocated() - self.before
-
-
-class _LinuxMeter:
-    def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak, see proc(5)
-        self.before = self._read("VmRSS")
-
-    def synchronize(self) -> None:
-        """A CPU is never behind."""
-
-    def added(self) -> int:
-        return self._read("VmHWM") - self.before
-
-    def _read(self, field: str) -> int:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-        raise ValueError(f"/proc/self/status has no {field}")
 
 
 def noise_batch(count: int, size: int, classes: int) -> list[dict[str, Any]]:
