@@ -10,7 +10,7 @@ from detectron2.structures import Boxes
 from test_pairing import SETTINGS, crowd_maps, example, found, tiny_model
 from torch import nn
 
-from cornernet_d2 import model_zoo
+from cornernet_d2 import model_zoo, prepare_for_inference
 from cornernet_d2.canvas import Canvas
 from cornernet_d2.checkpoint import infer_architecture
 from cornernet_d2.compat.centernet import CenterNetInference, with_centers
@@ -113,6 +113,16 @@ def test_decoding_exports():
     assert kept.sum() == 2
     for got, wanted in zip(exported(*inputs), Decode()(*inputs)):
         assert torch.equal(got[kept], wanted[kept])
+
+
+def test_a_prepared_model_has_the_same_maps():
+    model = tiny_model(*ENABLED, *CASCADE).eval()
+    with torch.no_grad():
+        pixels, _ = model.preprocess_image([example()])
+        prepared = prepare_for_inference(model, "float32").last_maps(pixels)
+        for point, maps in model.last_maps(pixels).items():
+            for name, value in maps.items():
+                torch.testing.assert_close(prepared[point][name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_targets_of_centres():

@@ -39,7 +39,7 @@ class PositionedBranch(OutputBranch):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = (_from_middle(x.shape[axis], x) for axis in (-2, -1))
-        shape = len(x), 1, *x.shape[-2:]
+        shape = x.shape[0], 1, *x.shape[-2:]
         places = columns.expand(shape), rows[:, None].expand(shape)
         return super().forward(torch.cat((x, *places), dim=1))
 
@@ -56,7 +56,7 @@ class EmbeddingPairing(Pairing):
     Args:
         dim: D.
         position: tell the embedding's branch where each cell is.
-        dilation: of the first convolution of that branch: 3 sees 7 x 7 cells at the cost of 3 x 3.
+        dilation: of the first convolution of that branch: with 3 its 3 x 3 weights see 7 x 7 cells.
         pull_weight, push_weight: eq. 6 (alpha, beta there).
         push_margin: Delta of eq. 5.
         threshold: the largest distance of embeddings that belong together.
