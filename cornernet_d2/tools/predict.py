@@ -124,8 +124,7 @@ def _wanted(
     args: argparse.Namespace, predictor: Predictor
 ) -> tuple[list[int] | None, float | list[float]]:
     """Classes and scores, as :func:`.select` takes them."""
-    names = predictor.class_names
-    least = args.confidence_threshold
+    names, least = predictor.class_names, args.confidence_threshold
     if args.thresholds:
         least = class_thresholds(args.thresholds, names, least)
     return class_indices(args.classes, names) if args.classes else None, least
@@ -146,8 +145,7 @@ def _deliver(
         return False
     rgb = np.ascontiguousarray(picture[..., ::-1])
     if args.show:
-        x = predictor.to_input(picture)
-        drawn = show(predictor.model, x, rgb, args.show, choose, names)
+        drawn = show(predictor.model, predictor.to_input(picture), rgb, args.show, choose, names)
     else:
         drawn = draw_instances(rgb, found, names)
     if target is None:
