@@ -33,7 +33,7 @@ def override(cfg: CN, opts: Sequence[object]) -> None:
     try:
         cfg.merge_from_list(list(opts))
     except (AssertionError, KeyError, ValueError) as error:  # yacs raises them for users' errors
-        raise ValueError(f"config overrides {list(map(str, opts))}: {error}") from error
+        raise ValueError(str(error.args[0] if error.args else error)) from error
 
 
 def _add_hourglass(cfg: CN) -> None:

@@ -16,6 +16,7 @@ AIDS = [
     *ROOT.glob("tests/parity/*.py"),
     *ROOT.glob("tests/benchmarks/*.py"),
     *ROOT.glob("tests/strict_device/*.py"),
+    *ROOT.glob("tests/hostile/*.py"),
 ]
 
 # The whole package, part by part. A part imports from earlier rows and from itself, no other: those

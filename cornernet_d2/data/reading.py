@@ -6,6 +6,7 @@ Training, evaluation and the demo all read through this file.
 import contextlib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -89,7 +90,7 @@ def _named(image: str, advice: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # decoders raise anything from OSError to struct.error
-        reason = " ".join(str(error).split())
+        reason = " ".join(re.sub(r" <_io\..*>", "", str(error)).split())  # of PIL, from memory
         raise ValueError(
             f"cannot read {image}: {type(error).__name__}: {reason}{advice}"
         ) from error
