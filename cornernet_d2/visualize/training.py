@@ -162,7 +162,7 @@ def _pairs(view: TrainingView, best: Instances) -> tuple[str, np.ndarray]:
         for i, j in kinds[kind]:
             share = float(np.nan_to_num(view.distances[i, j] / view.limit, nan=1.0).clip(0, 1))
             colour = (share, 0.8 * (1 - share), 0.1)
-            visualizer.draw_line(*zip(start[i], end[j]), colour, linestyle=style, linewidth=2)
+            visualizer.draw_line(*zip(start[i], end[j]), colour, linestyle=style, linewidth=1.2)
     counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in kinds.items())
     return f"true corners: {counts}", visualizer.get_output().get_image()
 
