@@ -61,24 +61,10 @@ def soft_nms_picks(
     def more(step: Tensor, current: Tensor, *_: Tensor) -> Tensor:
         return (step < picks) & (current > 0).any()
 
-    def pick(step: Tensor, current: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        values, labels, found, *given = state
-        boxes, classes, corners = given
-        value, index = current.max(dim=1, keepdim=True)
-        taken = torch.arange(current.shape[1], device=current.device) == index
-        box, label = boxes.gather(1, index[..., None].expand(-1, 1, 4)), classes.gather(1, index)
-        weights = _weights(_iou(box, boxes), method, sigma, iou_threshold)
-        weights = torch.where(classes == label, weights, 1.0)
-        if exponent is not None:
-            shares = torch.where(current > 0, (1 - weights) ** exponent, 0.0)
-            shares = torch.where(taken, 1.0, shares)[..., None] * corners
-            box = (boxes * shares).sum(1, keepdim=True) / shares.sum(1, keepdim=True)
-        current = torch.where(taken, 0.0, current * weights)
-        current = torch.where(current >= min_score, current, 0.0)
-        here = torch.arange(picks, device=step.device) == step
-        filled = [torch.where(here, value, values), torch.where(here, label, labels)]
-        filled.append(torch.where(here[:, None], box, found))
-        return step + 1, current, *filled, *(x.clone() for x in given)
+    def pick(*state: Tensor) -> tuple[Tensor, ...]:
+        return _pick(
+            *state, rule=(method, sigma, iou_threshold), min_score=min_score, exponent=exponent
+        )
 
     # What a pick reads is handed on, although it stays: OpenVINO's loops see nothing outside them.
     number = boxes.shape[0]
@@ -94,6 +80,43 @@ def soft_nms_picks(
         torch.where(stays, labels, -1),
         stays.sum(1),
     )
+
+
+def _pick(
+    step: Tensor,
+    current: Tensor,
+    *state: Tensor,
+    rule: tuple[str, float, float],
+    min_score: float,
+    exponent: float | None,
+) -> tuple[Tensor, ...]:
+    """The loop's state after one more pick of each image.
+
+    Args:
+        step: the number of picks so far.
+        current: (N, M) the scores that are left.
+        state: scores (N, K), classes (N, K) and boxes (N, K, 4) picked so far; then boxes, classes
+            and corner scores (N, M, 4) to pick from, which stay.
+        rule: method, sigma and IoU threshold.
+        min_score, exponent: as above.
+    """
+    values, labels, found, *given = state
+    boxes, classes, corners = given
+    value, index = current.max(dim=1, keepdim=True)
+    taken = torch.arange(current.shape[1], device=current.device) == index
+    box, label = boxes.gather(1, index[..., None].expand(-1, 1, 4)), classes.gather(1, index)
+    weights = _weights(_iou(box, boxes), *rule)
+    weights = torch.where(classes == label, weights, 1.0)
+    if exponent is not None:
+        shares = torch.where(current > 0, (1 - weights) ** exponent, 0.0)
+        shares = torch.where(taken, 1.0, shares)[..., None] * corners
+        box = (boxes * shares).sum(1, keepdim=True) / shares.sum(1, keepdim=True)
+    current = torch.where(taken, 0.0, current * weights)
+    current = torch.where(current >= min_score, current, 0.0)
+    here = torch.arange(values.shape[1], device=step.device) == step
+    filled = [torch.where(here, value, values), torch.where(here, label, labels)]
+    filled.append(torch.where(here[:, None], box, found))
+    return step + 1, current, *filled, *(x.clone() for x in given)
 
 
 def _iou(box: Tensor, boxes: Tensor) -> Tensor:
