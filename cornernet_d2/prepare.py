@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .hardware import hardware_precision
@@ -53,8 +54,12 @@ def prepare_for_inference(
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """See :func:`.hardware.hardware_precision`; float32 where it knows nothing faster."""
-    return hardware_precision(str(device))[0] or torch.float32
+    """bfloat16 where :func:`.hardware.hardware_precision` finds instructions for it, else float32.
+
+    Never float16, whose largest number a network that was not trained in it may exceed.
+    """
+    found, _ = hardware_precision(str(device))
+    return torch.bfloat16 if found == torch.bfloat16 else torch.float32
 
 
 def _resolve(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
@@ -88,10 +93,18 @@ def _cast(model: CornerNet, dtype: torch.dtype) -> None:
     """Weights to ``dtype``, but for the last convolution of each output, and inputs with them."""
     if dtype == torch.float32:
         return
-    model.backbone.to(dtype).register_forward_pre_hook(_CastInput(dtype))
-    for module in model.head.to(dtype).modules():
+    _halve(model.backbone, dtype).register_forward_pre_hook(_CastInput(dtype))
+    for module in _halve(model.head, dtype).modules():
         if isinstance(module, OutputBranch):
             module[-1].float().register_forward_pre_hook(_CastInput(torch.float32))
+
+
+def _halve(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Weights to ``dtype``, in place, but for batch norms that are not folded: they mix dtypes."""
+    for module in network.modules():
+        if not isinstance(module, _BatchNorm):
+            module._apply(lambda x: x.to(dtype) if x.is_floating_point() else x, recurse=False)
+    return network
 
 
 class _CastInput:

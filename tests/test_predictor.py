@@ -205,6 +205,16 @@ def test_safetensors(predictor: cornernet_d2.Predictor, tmp_path: Path) -> None:
         cornernet_d2.load(tmp_path / "hub")
 
 
+def test_safetensors_of_a_prepared_model(model_file: Path, tmp_path: Path) -> None:
+    """It lacks norms and inner heads: what is written are the weights that it was made from."""
+    pytest.importorskip("safetensors")
+    opts = ["MODEL.CORNERNET.TEST.FAST", True]
+    fast = cornernet_d2.load(model_file, device="cpu", opts=opts)
+    fast.save_pretrained(tmp_path)
+    again = cornernet_d2.Predictor.from_pretrained(tmp_path, device="cpu")
+    assert_same(again(picture()), fast(picture()))
+
+
 def test_a_name_on_the_hub(
     predictor: cornernet_d2.Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """A prepared model detects what the plain one does, and leaves that one alone."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny_run import tiny_network
 from torch import nn
 
 import cornernet_d2
+from cornernet_d2 import model_zoo, prepare
 from cornernet_d2.engine import CornerNetTrainer
 from cornernet_d2.prepare import fastest_dtype
 
@@ -78,11 +80,23 @@ def test_auto_takes_what_the_machine_has(monkeypatch):
     for probe in probes:
         monkeypatch.delattr(torch.cpu, probe)
     assert fastest_dtype(cpu) == torch.float32
+    monkeypatch.setattr(prepare, "hardware_precision", lambda _: (torch.float16, "an old GPU"))
+    assert fastest_dtype(cpu) == torch.float32  # its numbers may overflow
 
 
-def test_an_unknown_dtype_is_refused():
-    with pytest.raises(ValueError, match="dtype must be 'auto' or one of .*got 'int8'"):
-        cornernet_d2.prepare_for_inference(model(), "int8")
+def test_norms_that_are_not_folded_stay_float32():
+    """Those of timm's backbones; running statistics of 8 bits would shift every feature."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    prepare._halve(network, torch.bfloat16)
+    assert network[0].weight.dtype == torch.bfloat16
+    assert network[1].running_var.dtype == network[1].weight.dtype == torch.float32
+    assert network(torch.ones(1, 3, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_fast_is_the_default_but_where_results_must_be_equal():
+    for path in (Path(__file__).parent.parent / "configs").glob("*.yaml"):
+        test = model_zoo.get_config(path.stem).MODEL.CORNERNET.TEST
+        assert test.FAST == (test.CONVENTION == "default"), path
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -173,10 +173,15 @@ class Predictor:
         """Write model.safetensors and config.yaml, from which :func:`load` takes all it needs.
 
         Raises:
-            CheckpointError: the library safetensors is not there.
+            CheckpointError: the library safetensors is not there, or, with TEST.FAST, the file of
+                the weights no longer is.
             OSError: the folder cannot be written to.
         """
-        pretrained.save(self.model, self.cfg, self.class_names, Path(folder))
+        model = self.model
+        if self.cfg.MODEL.CORNERNET.TEST.FAST:  # a prepared model lacks norms and inner heads
+            model = build_model(self.cfg)
+            CornerNetTrainer.load_weights(self.cfg, model)
+        pretrained.save(model, self.cfg, self.class_names, Path(folder))
 
     @classmethod
     def from_pretrained(cls, name: str | PathLike, device: str = "auto") -> "Predictor":
