@@ -97,10 +97,10 @@ def test_pictures_and_heat_maps(service: Service) -> None:
     cold = explorer.heat(look, 1)[0]
     for index in (2, None):
         top_left, bottom_right = explorer.heat(look, index)
-        assert top_left.shape == bottom_right.shape == (64, 85, 3)
-        y, x = (top_left != cold).any(-1).nonzero()  # cells of 4 pixels, and their neighbours
-        assert abs(y.mean() - 41.5) < 1 and abs(x.mean() - 49.5) < 1
-        assert 4 < np.ptp(y) < 9 and 4 < np.ptp(x) < 9
+        assert top_left.shape == bottom_right.shape == (320, 425, 3)  # 5 x 64 x 85
+        y, x = (top_left != cold).any(-1).nonzero()  # cells of 20 pixels, and their neighbours
+        assert abs(y.mean() - 209.5) < 2 and abs(x.mean() - 249.5) < 2
+        assert 20 < np.ptp(y) < 45 and 20 < np.ptp(x) < 45
 
 
 def test_the_longest_unused_look_is_forgotten(service: Service) -> None:

@@ -20,7 +20,7 @@ from ..modeling import InferenceWithTTA
 from ..modeling.inference import Candidates
 from ..modeling.outputs import CORNERS, CornerMaps
 from ..predictor import Predictor
-from ..visualize import draw_heatmap, draw_instances
+from ..visualize import MIN_SIDE, draw_heatmap, draw_instances
 
 LONGEST = 1280  # pictures are shown at most so long, pixels
 
@@ -124,15 +124,15 @@ class Explorer:
         return visualizer.draw_pairs(found).get_image()
 
     def heat(self, look: Look, index: int | None = None) -> list[np.ndarray]:
-        """The heat maps of top-left and of bottom-right corners over what the network saw.
+        """The heat maps of top-left and of bottom-right corners over the picture.
 
         Args:
             index: of the class; None: the highest of all in each cell.
         """
         (height, width), canvas = look.canvas.image_sizes[0], look.canvas
-        factor = min(1.0, LONGEST / max(height, width))
+        factor = min(max(1.0, MIN_SIDE / min(height, width)), LONGEST / max(height, width))
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        seen = cv2.resize(look.picture, size, interpolation=cv2.INTER_AREA)
+        seen = cv2.resize(look.picture, size)
         origin = tuple(round(side * factor) for side in canvas.borders[0])
         drawn = []
         for corner in CORNERS:

@@ -55,7 +55,15 @@ def run(args: argparse.Namespace) -> int:
         bodies = _bodies(args.images, args.distinct)
         pictures = [read_upload(body, 10**8) for body in bodies]
         wanted = [coco_rows(predictor(picture), None) for picture in pictures]
-        flags = ("--batch-size", str(args.batch_size), "--score", "0", "--device", "cpu")
+        flags = (
+            "--batch-size",
+            str(args.batch_size),
+            "--score",
+            "0",
+            "--device",
+            "cpu",
+            "--no-page",
+        )
         server = Server(model, *flags, threads=args.threads)
         try:
             return _measure(args, predictor, server, bodies, pictures, wanted)
