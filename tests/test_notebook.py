@@ -23,6 +23,7 @@ def test_every_cell_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # Detectron2 sets a log up once for each OUTPUT_DIR: no other test has this one.
     monkeypatch.setenv("CORNERNET_ITERATIONS", "2")
     network = (str(value).replace(" ", "") for value in TINY_NETWORK[:-2])
     monkeypatch.setenv("CORNERNET_OPTS", " ".join(network))
