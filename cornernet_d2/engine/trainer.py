@@ -1,5 +1,6 @@
 """CornerNetTrainer: Detectron2's DefaultTrainer with what a long CornerNet run needs."""
 
+import contextlib
 import logging
 import weakref
 from typing import Any
@@ -103,20 +104,20 @@ class CornerNetTrainer(DefaultTrainer):
         """Train to the end, or until SOLVER.PATIENCE is out.
 
         Returns:
-            the last evaluation's results, on the main process.
+            the last evaluation's results, on the main process; None if there was none.
 
         Raises:
             ValueError: another process trains in OUTPUT_DIR, or checkpoints do not fit on its disk.
         """
         if comm.is_main_process() and self.cfg.OUTPUT_DIR:
             self._enter_folder()
-        try:
-            return super().train()
-        except StopTraining:
-            return self._last_eval_results if comm.is_main_process() else None
-        finally:
-            if comm.is_main_process() and self.cfg.OUTPUT_DIR:
-                unlock(self.cfg.OUTPUT_DIR)
+        with contextlib.suppress(StopTraining):
+            try:
+                super().train()
+            finally:
+                if comm.is_main_process() and self.cfg.OUTPUT_DIR:
+                    unlock(self.cfg.OUTPUT_DIR)
+        return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
 
     def _enter_folder(self) -> None:
         folder = self.cfg.OUTPUT_DIR
