@@ -205,7 +205,7 @@ def test_report_holds_the_numbers_and_advice(make_set, tmp_path):
     assert list(found["ceilings"]) == ["0.5", "1", "1.5", "2"]
     keys = {key: value for each in found["advice"] for key, value in each["keys"].items()}
     assert keys["MODEL.CORNERNET.TEST.TOP_K"] == keys["TEST.DETECTIONS_PER_IMAGE"] == 50
-    assert keys["MODEL.CORNERNET.LOSS.EMBEDDING_IMAGES"] == 50.0
+    assert keys["MODEL.CORNERNET.PAIRING"] == "centripetal"
     # 10 pixels, halved, are 1.25 cells: 2 cells are wanted, of which 64 becomes 102.
     assert keys["INPUT.MIN_SIZE_TEST"] == 102 and keys["INPUT.MAX_SIZE_TEST"] == 128
     text = " ".join(each["text"] for each in found["advice"])

@@ -108,7 +108,14 @@ def test_wrong_entries_of_a_config(entry: dict, message: str) -> None:
 
 
 PHOTOS = Statistics(
-    images=205, height=480, width=640, turned=False, small_side=80, most_objects=30, alike=15
+    images=205,
+    height=480,
+    width=640,
+    turned=False,
+    small_side=80,
+    log_half_side=3.88,
+    most_objects=30,
+    alike=15,
 )
 CPU = Machine("cpu", 8 * 2**30)
 
@@ -122,7 +129,10 @@ def test_recipe_of_the_blood_cells() -> None:
     assert values["INPUT.MAX_SIZE_TEST"] == by_hand.INPUT.MAX_SIZE_TEST
     assert values["MODEL.CORNERNET.LOSS.EMBEDDING_IMAGES"] == 50
     assert values["SOLVER.IMS_PER_BATCH"] == by_hand.SOLVER.IMS_PER_BATCH
-    assert values["SOLVER.MAX_ITER"] == 6000
+    centripetal = model_zoo.get_config("CornerNet-BCCD-centripetal")
+    assert values["SOLVER.MAX_ITER"] == centripetal.SOLVER.MAX_ITER
+    log_size = values["MODEL.CORNERNET.CENTRIPETAL.LOG_SIZE"]
+    assert log_size == pytest.approx(centripetal.MODEL.CORNERNET.CENTRIPETAL.LOG_SIZE, abs=0.01)
     assert np.median(values["INPUT.CORNERNET.CROP.SCALES"]) == 2.0
 
 
@@ -155,7 +165,9 @@ def test_statistics(tmp_path: Path) -> None:
     root = LAYOUTS["coco"](tmp_path / "set", range(4), range(4, 5))
     dicts = load(find_data(str(root)))["set_train"]
     # of the objects, half have a side of 40 pixels, the others of 54.8
-    assert measure(dicts) == Statistics(4, *SIZE, False, 40, 2, 1)
+    found = measure(dicts)
+    assert found.log_half_side == pytest.approx(np.log([20, 20, 25, 30]).mean())
+    assert found == Statistics(4, *SIZE, False, 40, found.log_half_side, 2, 1)
     with pytest.raises(ValueError, match="no object in any image"):
         measure([{**d, "annotations": []} for d in dicts])
 

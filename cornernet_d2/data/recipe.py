@@ -25,10 +25,11 @@ ENLARGED = 1.5  # times LONG_SIDE, at most
 # Bytes that a training step adds for a pixel of input, CornerNet-Small in float32: `cornernet
 # benchmark train --config-file CornerNet-Small --size 255 --batch-size 4` says 0.38 GB.
 BYTES_PER_PIXEL = 1500
-EPOCHS = 250  # over small sets: those of CornerNet-BCCD
+EPOCHS = 117  # over small sets: those of CornerNet-BCCD-centripetal
 LEAST_EPOCHS = 12  # over large ones: MMDetection's shortest schedule
 ITERATIONS = {"cpu": (1500, 6000), "cuda": (3000, 24000)}  # at least and, above 12 epochs, at most
 NEIGHBOURS = 5  # objects of one class in an image that have to be told apart by their place
+STRIDE = 4  # of the hourglass, whatever its depth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Statistics:
         height, width: of the median image, pixels.
         turned: images of both orientations are in it, more than one in ten of the rarer.
         small_side: tenth percentile of the objects' sides (root of the area), pixels.
+        log_half_side: mean of log(side / 2) over the objects' widths and heights, in pixels.
         most_objects: in one image.
         alike: objects of one class in an image, 90th percentile of its most frequent class.
     """
@@ -49,6 +51,7 @@ class Statistics:
     width: float
     turned: bool
     small_side: float
+    log_half_side: float
     most_objects: int
     alike: float
 
@@ -80,7 +83,8 @@ def measure(dicts: Sequence[Mapping]) -> Statistics:
     if not any(objects):
         raise ValueError("the training set has no object in any image; there is nothing to learn")
     boxes = boxes_xyxy([o for each in objects for o in each])
-    sides = np.sqrt(np.prod((boxes[:, 2:] - boxes[:, :2]).clip(0), axis=1))
+    lengths = (boxes[:, 2:] - boxes[:, :2]).clip(0)
+    sides = np.sqrt(np.prod(lengths, axis=1))
     alike = [max(Counter(o["category_id"] for o in each).values()) for each in objects if each]
     upright = float((sizes[:, 0] > sizes[:, 1]).mean())
     return Statistics(
@@ -89,6 +93,7 @@ def measure(dicts: Sequence[Mapping]) -> Statistics:
         width=float(np.median(sizes[:, 1])),
         turned=0.1 < upright < 0.9,
         small_side=float(np.percentile(sides, 10)),
+        log_half_side=float(np.log(lengths.clip(1) / 2).mean()),
         most_objects=max(map(len, objects)),
         alike=float(np.percentile(alike, 90)),
     )
@@ -152,6 +157,10 @@ def recipe(data: Statistics, machine: Machine, divisibility: int) -> dict[str, A
             round(f / factor, 3) for f in (0.8, 0.87, 0.93, 1.0, 1.07, 1.13, 1.2)
         ],
         "INPUT.CORNERNET.CROP.BORDER": round(0.4 * min(data.height, data.width)),
+        "MODEL.CORNERNET.CENTRIPETAL.LOG_SIZE": round(
+            data.log_half_side + math.log(factor / STRIDE), 2
+        ),
+        # Of PAIRING embedding.
         "MODEL.CORNERNET.LOSS.EMBEDDING_IMAGES": 50.0 if data.alike >= NEIGHBOURS else 5.0,
         "MODEL.CORNERNET.TEST.TOP_K": count,
         "TEST.DETECTIONS_PER_IMAGE": count,
@@ -183,8 +192,7 @@ def own_data(
     cfg.MODEL.CORNERNET.NUM_CLASSES = len(files[train]["CLASSES"])
     override(cfg, opts)  # of the network, whose canvas the recipe fills
     if not keep:
-        stride = 4  # of the hourglass, whatever its depth
-        divisibility = stride * 2**cfg.MODEL.HOURGLASS.DEPTH
+        divisibility = STRIDE * 2**cfg.MODEL.HOURGLASS.DEPTH
         values = recipe(measure(DatasetCatalog.get(train)), this_machine(), divisibility)
         cfg.OUTPUT_DIR = os.path.join("output", train.removesuffix("_train"))
         cfg.merge_from_list([item for pair in values.items() for item in pair])

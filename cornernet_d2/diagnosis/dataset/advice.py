@@ -100,14 +100,13 @@ def _pairing(every: Contents, objects: Contents, cfg: CfgNode, stride: int) -> l
     head = cfg.MODEL.CORNERNET
     alike = objects.alike()
     most = float(np.percentile(alike[alike > 0], 90)) if (alike > 0).any() else 0
-    weak = head.PAIRING == "embedding" and head.LOSS.EMBEDDING_IMAGES < 50
-    if most < NEIGHBOURS or not weak:
+    if most < NEIGHBOURS or head.PAIRING != "embedding":
         return []
     text = (
         f"A tenth of the images have {most:.0f} or more objects of one class, which embeddings "
-        "have to tell apart by their place: let them weigh more."
+        "have to tell apart by their place. Shifts to the centre need not."
     )
-    return [Advice(text, {"MODEL.CORNERNET.LOSS.EMBEDDING_IMAGES": 50.0})]
+    return [Advice(text, {"MODEL.CORNERNET.PAIRING": "centripetal"})]
 
 
 def _ignored(every: Contents, objects: Contents, cfg: CfgNode, stride: int) -> list[Advice]:
