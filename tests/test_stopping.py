@@ -185,9 +185,10 @@ def test_ctrl_c_saves(tmp_path: Path, monkeypatch: Any) -> None:
 def test_a_log_on_a_full_disk_is_one_line(tmp_path: Path, capsys: Any) -> None:
     """Python's logging shows a traceback for every message that it cannot write."""
     start_logging(str(tmp_path))
-    handlers = list(logging.getLogger("cornernet_d2").handlers)
+    handlers = logging.getLogger("cornernet_d2").handlers  # perhaps other tests' files, too
+    path = str(tmp_path / "log.txt")
+    (file,) = [h for h in handlers if getattr(h.stream, "name", "") == path]
     try:
-        (file,) = [h for h in handlers if getattr(h.stream, "name", "").endswith("log.txt")]
         file.stream = open("/dev/full", "w")
         for _ in range(3):
             logging.getLogger("cornernet_d2").warning("a message")

@@ -10,7 +10,7 @@ from unittest import mock
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...modeling import CornerNet, corner_head
+from ...modeling import CornerNet, pool_blocks
 
 STAGES = ("preprocess", "backbone", "heads", "corner pooling", "decode", "soft-NMS", "rest")
 
@@ -54,7 +54,8 @@ def _timed(model: CornerNet, clock: Callable[[], float], spent: Counter[str]) ->
         ("preprocess", model, "preprocess_image"),
         ("backbone", model.backbone, "forward"),
         ("heads", model.head[-1], "forward"),
-        ("corner pooling", corner_head, "corner_pool_sum"),
+        ("corner pooling", pool_blocks, "corner_pool_sum"),
+        ("corner pooling", pool_blocks, "corner_pool"),
         ("decode", model.corner_inference, "decode"),
         ("soft-NMS", model.corner_inference, "select"),
     ]
