@@ -192,7 +192,7 @@ def _add_test(cfg: CN) -> None:
     cfg.MODEL.CORNERNET.TEST.SCALES = [1.0]  # [R] multi-scale: .5 .75 1 1.25 1.5
     cfg.MODEL.CORNERNET.TEST.FLIP = False  # also evaluate the mirror image [P] sec. 4.2
     # Evaluate and predict with prepare_for_inference(model): batch norm folded, bfloat16 where the
-    # machine has instructions for it (-0.02 to -0.16 AP, docs/deploy.md). False: as trained, float32.
+    # machine has it (0.02 to 0.16 AP less, docs/deploy.md). False: as trained, in float32.
     cfg.MODEL.CORNERNET.TEST.FAST = True
     cfg.MODEL.CORNERNET.TEST.SOFT_NMS = CN()
     cfg.MODEL.CORNERNET.TEST.SOFT_NMS.METHOD = "gaussian"  # "gaussian", "linear" or "hard"
