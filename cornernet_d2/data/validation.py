@@ -119,6 +119,15 @@ def _class_problems(image: str, annotations: Sequence[Mapping], num_classes: int
     return problems
 
 
+def by_kind(problems: Iterable[Problem]) -> dict[str, list[str]]:
+    """The faults of the two kinds, with what each kind is called."""
+    kinds: dict[str, list[str]] = {"cannot be trained on": [], "can be trained on, but": []}
+    fatal, other = kinds.values()
+    for problem in problems:
+        (fatal if problem.fatal else other).append(str(problem))
+    return kinds
+
+
 def dataset_problems(
     dataset_dicts: Sequence[Mapping],
     num_classes: int,

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tes
 from detectron2.structures import Boxes, Instances
 
 from ..data import CornerNetDatasetMapper
-from ..modeling import CornerNet, InferenceWithTTA
+from ..modeling import CornerNet
 from .causes import diagnose
 from .heat import heat_in_image
 from .oracle import Oracle
@@ -72,6 +72,7 @@ def analyze(
     min_score: float = 0.0,
     save_to: Path | None = None,
     load_from: Path | None = None,
+    heat: bool = True,
 ) -> Analysis:
     """Diagnose a model on a registered dataset, at one scale and without mirror images.
 
@@ -84,6 +85,7 @@ def analyze(
         min_score: detections below do not count; oracle and settings do not know of it.
         save_to: folder to write the network's maps to.
         load_from: folder that they were written to: the network is not run.
+        heat: keep each image's heat maps, for the examples of a page.
 
     Raises:
         ValueError: the dataset comes without annotations or names another number of classes than
@@ -93,9 +95,7 @@ def analyze(
     if not all("annotations" in d for d in dicts):
         raise ValueError(f"{name} has images without 'annotations': there is no truth to put in")
     names = _class_names(cfg, name)
-    inference = model.corner_inference
-    if isinstance(inference, InferenceWithTTA):
-        inference = inference.inference
+    inference = model.corner_inference.one_view
     table = Oracle(cfg, name, model, inference) if oracle else None
     trials = Settings(inference, model.pairing, len(names)) if settings else None
     images, pairing = [], PairingView(model.pairing.limit)
@@ -109,7 +109,7 @@ def analyze(
         stages = trace(inference, model.pairing, maps, canvas, size)
         lowest = inference.soft_nms["min_score"]
         image = diagnose(x["truth"], stages, min_score, lowest, x["file_name"])
-        images.append(image._replace(heat=heat_in_image(maps, canvas)))
+        images.append(image._replace(heat=heat_in_image(maps, canvas)) if heat else image)
         pairing.add(model, x, maps, canvas)
         if table:
             table.add(x, canvas, maps)

@@ -22,6 +22,7 @@ Window = tuple[int, int, int, int]  # x0, y0, x1, y1, pixels
 
 
 def draw_errors(
+    picture: np.ndarray,
     image: ImageDiagnosis,
     false: np.ndarray,
     class_names: Sequence[str],
@@ -33,16 +34,10 @@ def draw_errors(
     with theirs. Dashed lines join the corners of detections.
 
     Args:
+        picture: the image's, (., ., 3) uint8 RGB.
         false: D bool, the false detections to be drawn.
-
-    Raises:
-        ValueError: the file cannot be read.
     """
-    picture, origin = _part(image.name, window)
-    longest = WIDTH if window else LONGEST
-    zoom = longest / picture.shape[1] if window else min(1.0, longest / max(picture.shape[:2]))
-    method = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
-    picture = cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=method)
+    picture, origin, zoom = _shown(picture, window)
     visualizer = CornerNetVisualizer(picture, scale=1.0 if window else None)
     truth, found = image.truth, image.found
     objects, boxes = ((x - np.tile(origin, 2)) * zoom for x in (truth.boxes, found.boxes))
@@ -94,43 +89,41 @@ def _example(summary: Summary, number: int, index: int, cause: str) -> tuple[np.
     image = summary.images[number]
     boxes = image.truth if cause in MISSED else image.found
     box, name = boxes.boxes[index], summary.class_names[boxes.classes[index]]
-    window = _window(image.name, box)
+    picture = read_file(image.name, "RGB")
+    window = _window(picture.shape[:2], box)
     false = np.zeros(len(image.false), dtype=bool)
     if cause in FALSE:
         false[index] = True
-    panels = [titled(draw_errors(image, false, summary.class_names, window), name)]
+    panels = [titled(draw_errors(picture, image, false, summary.class_names, window), name)]
     if image.heat is not None:
         for title, heat in zip(("top-left corners", "bottom-right corners"), image.heat):
-            panels.append(titled(_draw_heat(image.name, window, heat), title))
+            at = at_pixels(heat, picture.shape[:2])
+            drawn = draw_heatmap(picture, at, stride=1, gamma=GAMMA)
+            panels.append(titled(_shown(drawn, window)[0], title))
     score = f", score {image.found.scores[index]:.2f}" if cause in FALSE else ""
     return side_by_side(panels), f"{image.name}: {name}{score}"
 
 
-def _window(file: str, box: np.ndarray) -> Window:
-    """Around a box, within the image."""
-    height, width = read_file(file, "RGB").shape[:2]
+def _window(size: tuple[int, int], box: np.ndarray) -> Window:
+    """Around a box, within an image of (height, width)."""
+    height, width = size
     margin = np.maximum(AROUND * (box[2:] - box[:2]), LEAST)
     x0, y0 = np.floor((box[:2] - margin).clip(0, [width - 2, height - 2])).astype(int)
     x1, y1 = np.ceil(np.minimum(box[2:] + margin, [width, height])).astype(int)
     return int(x0), int(y0), max(int(x1), int(x0) + 2), max(int(y1), int(y0) + 2)
 
 
-def _part(file: str, window: Window | None) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of a window, and its x0, y0."""
-    picture = read_file(file, "RGB")
+def _shown(picture: np.ndarray, window: Window | None) -> tuple[np.ndarray, np.ndarray, float]:
+    """A window of a picture, WIDTH wide, or all of it, small; its x0, y0, and the zoom."""
+    origin = np.zeros(2)
     if window is None:
-        return np.ascontiguousarray(picture), np.zeros(2)
-    x0, y0, x1, y1 = window
-    return np.ascontiguousarray(picture[y0:y1, x0:x1]), np.array([x0, y0])
-
-
-def _draw_heat(file: str, window: Window, heat: np.ndarray) -> np.ndarray:
-    picture, _ = _part(file, None)
-    drawn = draw_heatmap(picture, at_pixels(heat, picture.shape[:2]), stride=1, gamma=GAMMA)
-    x0, y0, x1, y1 = window
-    zoom = WIDTH / (x1 - x0)
+        zoom = min(1.0, LONGEST / max(picture.shape[:2]))
+    else:
+        x0, y0, x1, y1 = window
+        picture, origin, zoom = picture[y0:y1, x0:x1], np.array([x0, y0]), WIDTH / (x1 - x0)
     method = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
-    return cv2.resize(drawn[y0:y1, x0:x1], None, fx=zoom, fy=zoom, interpolation=method)
+    picture = np.ascontiguousarray(picture)
+    return cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=method), origin, zoom
 
 
 def _touches(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

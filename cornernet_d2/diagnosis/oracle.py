@@ -19,7 +19,7 @@ from ..engine.evaluation import build_evaluator
 from ..modeling import CornerNet
 from ..modeling.inference import CornerInference
 from ..modeling.outputs import CORNERS, POINTS, CornerMaps
-from ..modeling.pairing import EmbeddingPairing, Pairing
+from ..modeling.pairing import EmbeddingPairing
 from ..modeling.target_batch import TargetBatch
 
 # What is replaced by the ground truth, row by row: outputs of corners, or what the name says.
@@ -36,17 +36,6 @@ CENTER_ROWS = (*ROWS[:2], ("center",), ("pairing", "center"), *ROWS[2:], (*ROWS[
 METRICS = ("AP", "AP50", "AP75")
 # Cells, along both axes, from an object's corner to a peak that is taken for that corner.
 REACH = 2
-
-
-class GivenMaps:
-    """A model as :class:`CornerInference` takes it, whose maps of its one image are ``maps``."""
-
-    def __init__(self, model: CornerNet, maps: CornerMaps, pairing: Pairing) -> None:
-        self.canvas, self.preprocess_image = model.canvas, model.preprocess_image
-        self.maps, self.pairing = maps, pairing
-
-    def last_maps(self, images: Tensor) -> CornerMaps:
-        return self.maps
 
 
 def perfect_maps(targets: TargetBatch, predicted: CornerMaps) -> CornerMaps:
@@ -70,10 +59,8 @@ def perfect_maps(targets: TargetBatch, predicted: CornerMaps) -> CornerMaps:
     return maps
 
 
-def _replaced(
-    model: CornerNet, predicted: CornerMaps, perfect: CornerMaps, names: Sequence[str]
-) -> GivenMaps:
-    """The model with its maps of an image, those of one of the rows perfect."""
+def _replaced(predicted: CornerMaps, perfect: CornerMaps, names: Sequence[str]) -> CornerMaps:
+    """The maps of an image, those of one of the rows perfect."""
     outputs = ["embedding" if name == "pairing" else name for name in names if name != "center"]
     maps = {
         corner: {**predicted[corner], **{name: perfect[corner][name] for name in outputs}}
@@ -81,7 +68,7 @@ def _replaced(
     }
     if "center" in predicted:
         maps["center"] = (perfect if "center" in names else predicted)["center"]
-    return GivenMaps(model, maps, EmbeddingPairing() if "pairing" in names else model.pairing)
+    return maps
 
 
 def _nearest(cells: Tensor, height: int, width: int) -> Tensor:
@@ -118,9 +105,11 @@ class Oracle:
         """One image: its dict with "instances" of the truth, its canvas and the model's maps."""
         targets = self.model.corner_targets([x], canvas)
         perfect = perfect_maps(TargetBatch.join(targets, self.model.device), predicted)
+        size = [(x["height"], x["width"])]
         for replaced, evaluator in self.evaluators.items():
-            given = _replaced(self.model, predicted, perfect, replaced)
-            (found,) = self.inference(given, [x["image"]], [(x["height"], x["width"])])
+            maps = _replaced(predicted, perfect, replaced)
+            pairing = EmbeddingPairing() if "pairing" in replaced else self.model.pairing
+            (found,) = self.inference.detect(maps, canvas, pairing, size)
             evaluator.process([x], [{"instances": found}])
 
     def results(self) -> dict[tuple[str, ...], dict[str, float]]:

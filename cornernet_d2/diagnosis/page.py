@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..data.reading import read_file
 from ..visualize.training import distance_histogram
 from . import pictures
 from .analysis import Analysis
@@ -200,9 +201,10 @@ def gallery_parts(summary: Summary, number: int) -> list[str]:
     for image in worst:
         shown = summary.visible_false(image)
         missed = sum(map(bool, image.missed))
+        drawn = draw_errors(read_file(image.name, "RGB"), image, shown, summary.class_names)
         parts.append(
             figure(
-                pictures.photo(draw_errors(image, shown, summary.class_names)),
+                pictures.photo(drawn),
                 f"{image.name}: {missed} missed, {int(shown.sum())} confident and false",
             )
         )

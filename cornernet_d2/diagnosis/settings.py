@@ -8,7 +8,7 @@ from ..modeling.inference import CornerInference
 from ..modeling.outputs import CornerMaps
 from ..modeling.pairing import Pairing
 from .matching import Truth, match, mean_average_precision
-from .stages import detect
+from .stages import found_in
 from .summary import Tally
 
 # The key in MODEL.CORNERNET.TEST -> values to try besides the one in use.
@@ -52,7 +52,8 @@ class Settings:
     def add(self, truth: Truth, maps: CornerMaps, canvas: Canvas, output_size: Size) -> None:
         """One image."""
         for inference, pairing, tally in self.variants.values():
-            found = detect(inference, pairing, maps, canvas, output_size)
+            (found,) = inference.detect(maps, canvas, pairing, [output_size])
+            found = found_in(found)
             tally.add(truth, found, match(found, truth))
 
     def results(self) -> dict[str, dict[float, float]]:

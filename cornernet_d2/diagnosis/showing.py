@@ -7,7 +7,7 @@ import torch
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Boxes, Instances
 
-from ..modeling import CornerNet, InferenceWithTTA
+from ..modeling import CornerNet
 from ..visualize import CornerNetVisualizer, side_by_side, titled
 from .heat import GAMMA, at_pixels, heat_in_image
 from .matching import overlaps
@@ -40,8 +40,7 @@ def show(
     Returns:
         (H', W', 3) uint8 RGB; enlarged where the picture is small.
     """
-    inference = model.corner_inference
-    inference = inference.inference if isinstance(inference, InferenceWithTTA) else inference
+    inference = model.corner_inference.one_view
     pixels, canvas = model.preprocess_image([x])
     maps = model.last_maps(pixels)
     stages = trace(inference, model.pairing, maps, canvas, (x["height"], x["width"]))

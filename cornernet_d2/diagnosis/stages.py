@@ -122,20 +122,6 @@ class _CheckRecorder:
 
 
 @torch.no_grad()
-def detect(
-    inference: CornerInference,
-    pairing: Pairing,
-    maps: CornerMaps,
-    canvas: Canvas,
-    output_size: Size,
-) -> Found:
-    """What ``inference`` finds in the maps of one image; arguments as of :func:`trace`."""
-    pairs = inference.to_image(inference.decode(maps, canvas, pairing), canvas)
-    (found,) = inference.select(_candidates(pairs), canvas.image_sizes, [output_size])
-    return found_in(found)
-
-
-@torch.no_grad()
 def trace(
     inference: CornerInference,
     pairing: Pairing,
@@ -190,8 +176,8 @@ def trace(
 
 
 def _candidates(pairs: Pairs) -> Candidates:
-    fields = [field[0] for field in pairs]
-    return Candidates(*fields, torch.zeros_like(fields[3]))
+    """Of one image."""
+    return Candidates.of(pairs, pairs.classes.new_zeros(1))
 
 
 def _pairs(recorder: _Recorder) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,7 +56,8 @@ class ValidationPictures(HookBase):
                 pixels, canvas = model.preprocess_image([x])
                 (targets,) = model.corner_targets([x], canvas)
                 maps = model.last_maps(pixels)
-                (detections,) = model.inference([x], do_postprocess=False)
+                inference = model.corner_inference.one_view
+                (detections,) = inference.detect(maps, canvas, model.pairing)
                 pictures.append(draw_example(model, x, maps, targets, detections))
         return pictures
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modeling import CornerInference, CornerNet, InferenceWithTTA
+from ..modeling import CornerInference, CornerNet
 from ..modeling.corner_head import CornerMaps
 from ..modeling.decode import REJECTED, Pairs, decode_corners
 from .soft_nms import soft_nms_picks
@@ -126,9 +126,7 @@ def plain_inference(model: CornerNet) -> CornerInference:
     Raises:
         ValueError: it follows another code base.
     """
-    inference = model.corner_inference
-    if isinstance(inference, InferenceWithTTA):
-        inference = inference.inference
+    inference = model.corner_inference.one_view
     if type(inference) is not CornerInference:
         raise ValueError(
             f"{type(inference).__name__} cannot be exported: set MODEL.CORNERNET.TEST.CONVENTION "

@@ -3,7 +3,8 @@
 Pure tensors without data-dependent shapes or Python loops, so that it traces, exports
 (``torch.export``, ONNX) and runs under autocast: everything is float32 inside.
 
-Letters: N images, C classes, h, w map (cells), P corners kept per side, K pairs kept.
+Letters: N images, C classes, h, w map (cells), P corners kept per side, K pairs kept,
+M pairs of all images.
 Boxes are ``x0 y0 x1 y1`` in map pixels: the corner's cell plus its offset.
 """
 
@@ -19,7 +20,7 @@ from .center import CenterCheck
 from .outputs import CORNERS, REJECTED, CornerMaps
 from .pairing import Corners, EmbeddingPairing, Match, Pairing
 
-__all__ = ["REJECTED", "Pairs", "decode_corners", "top_corners"]
+__all__ = ["REJECTED", "Candidates", "Pairs", "decode_corners", "top_corners"]
 
 
 class Pairs(NamedTuple):
@@ -37,6 +38,34 @@ class Pairs(NamedTuple):
     scores: Tensor
     corner_scores: Tensor
     classes: Tensor
+
+
+class Candidates(NamedTuple):
+    """Boxes of all images, before or after soft-NMS.
+
+    Attributes:
+        boxes: (M, 4) float32, pixels of the image as given.
+        scores: (M,) float32; REJECTED (-1) for what is no box.
+        corner_scores: (M, 2) float32, of the top-left and bottom-right corners.
+        classes: (M,) int64.
+        images: (M,) int64, which image of the batch.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    corner_scores: Tensor
+    classes: Tensor
+    images: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs, images: Tensor) -> "Candidates":
+        """All pairs of N images, whose numbers ``images`` (N,) int64 has."""
+        fields = (*pairs, images[:, None].expand_as(pairs.classes))
+        return cls(*(field.flatten(0, 1) for field in fields))
+
+    def take(self, index: Tensor) -> "Candidates":
+        """Those that an index (integers, or a mask of M) says, in its order."""
+        return Candidates(*(field[index] for field in self))
 
 
 def decode_corners(

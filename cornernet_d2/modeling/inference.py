@@ -7,7 +7,7 @@ Letters: N images, K pairs of an image, M pairs of all; boxes are ``x0 y0 x1 y1`
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..canvas import Canvas, Size
 from .center import CenterCheck
-from .decode import REJECTED, Pairs, decode_corners
+from .decode import REJECTED, Candidates, Pairs, decode_corners
 from .outputs import CornerMaps
 from .pairing import Pairing
 from .soft_nms import batched_soft_nms, check_settings
@@ -28,28 +28,6 @@ INFERENCE_REGISTRY.__doc__ = """
 Inferences by their name in MODEL.CORNERNET.TEST.CONVENTION: called with a config, they give a
 :class:`CornerInference`.
 """
-
-
-class Candidates(NamedTuple):
-    """Boxes of all images, before or after soft-NMS.
-
-    Attributes:
-        boxes: (M, 4) float32, pixels of the image as given.
-        scores: (M,) float32; REJECTED (-1) for what is no box.
-        corner_scores: (M, 2) float32, of the top-left and bottom-right corners.
-        classes: (M,) int64.
-        images: (M,) int64, which image of the batch.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    corner_scores: Tensor
-    classes: Tensor
-    images: Tensor
-
-    def take(self, index: Tensor) -> "Candidates":
-        """Those that an index (integers, or a mask of M) says, in its order."""
-        return Candidates(*(field[index] for field in self))
 
 
 class CornerInference:
@@ -146,6 +124,24 @@ class CornerInference:
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         return self.select(self.candidates(model, images), sizes, output_sizes)
 
+    @property
+    def one_view(self) -> "CornerInference":
+        """What is done with one view of an image: this, unless views are around it."""
+        return self
+
+    @torch.no_grad()
+    def detect(
+        self,
+        maps: CornerMaps,
+        canvas: Canvas,
+        pairing: Pairing,
+        output_sizes: Sequence[Size] | None = None,
+    ) -> list[Instances]:
+        """Detect in the maps of the canvas's images; returns what :meth:`__call__` does."""
+        pairs = self.to_image(self.decode(maps, canvas, pairing), canvas)
+        numbers = torch.arange(len(pairs.classes), device=pairs.classes.device)
+        return self.select(Candidates.of(pairs, numbers), canvas.image_sizes, output_sizes)
+
     def candidates(
         self, model: nn.Module, images: Sequence[Tensor], mirrored: Sequence[bool] = ()
     ) -> Candidates:
@@ -169,8 +165,7 @@ class CornerInference:
             pairs = self.decode(model.last_maps(pixels), canvas, model.pairing)
             pairs = self.to_image(pairs, canvas)
             numbers = torch.tensor(members).to(pairs.classes.device, non_blocking=True)
-            fields = (*pairs, numbers[:, None].expand_as(pairs.classes))
-            parts.append([field.flatten(0, 1) for field in fields])
+            parts.append(Candidates.of(pairs, numbers))
         return Candidates(*(torch.cat(field) for field in zip(*parts)))
 
     def decode(self, maps: CornerMaps, canvas: Canvas, pairing: Pairing) -> Pairs:

@@ -44,6 +44,11 @@ class InferenceWithTTA:
         self.inference, self.flip = inference, flip
         self.scales, self.min_sizes, self.max_size = tuple(scales), tuple(min_sizes), max_size
 
+    @property
+    def one_view(self) -> CornerInference:
+        """What is done with one view of an image."""
+        return self.inference
+
     @torch.no_grad()
     def __call__(
         self,

@@ -16,8 +16,7 @@ from detectron2.structures import Boxes, Instances
 
 from ..canvas import Canvas
 from ..diagnosis import CornerNetVisualizer
-from ..modeling import InferenceWithTTA
-from ..modeling.inference import Candidates
+from ..modeling.decode import Candidates
 from ..modeling.outputs import CORNERS, CornerMaps
 from ..predictor import Predictor
 from ..visualize import MIN_SIDE, draw_heatmap, draw_instances
@@ -57,10 +56,8 @@ class Explorer:
 
     def __init__(self, predictor: Predictor, lock: threading.Lock) -> None:
         self.predictor, self.lock = predictor, lock
-        inference = predictor.model.corner_inference
-        if isinstance(inference, InferenceWithTTA):
-            inference = inference.inference
-        self.inference, self.pairing = inference, predictor.model.pairing
+        model = predictor.model
+        self.inference, self.pairing = model.corner_inference.one_view, model.pairing
 
     @property
     def threshold(self) -> float | None:
@@ -103,8 +100,7 @@ class Explorer:
             pairing = copy.copy(pairing)
             pairing.threshold = threshold
         pairs = inference.to_image(inference.decode(look.maps, canvas, pairing), canvas)
-        fields = [field[0] for field in pairs]
-        found = inference.suppress(Candidates(*fields, torch.zeros_like(fields[3])))
+        found = inference.suppress(Candidates.of(pairs, pairs.classes.new_zeros(1)))
         size = look.picture.shape[:2]
         found = inference.to_output(found, canvas.image_sizes, [size])
         found = found.take(found.images == 0)

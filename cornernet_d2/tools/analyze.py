@@ -51,6 +51,7 @@ def settings(args: argparse.Namespace, name: str) -> dict[str, Any]:
         "min_score": args.min_score,
         "save_to": args.save_maps and args.save_maps / name,
         "load_from": args.maps and args.maps / name,
+        "heat": bool(args.html),
     }
 
 

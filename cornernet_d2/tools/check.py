@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..data.coco import load_dataset
 from ..data.files import add_files
-from ..data.validation import Problem, dataset_problems
+from ..data.validation import Problem, by_kind, dataset_problems
 from ..diagnosis.dataset import (
     Contents,
     DatasetReport,
@@ -162,8 +162,7 @@ def _look_alikes(reports: Sequence[DatasetReport], args: argparse.Namespace) -> 
 
 def _print_problems(name: str, images: int, problems: Sequence[Problem]) -> None:
     print(f"== {name}: {images} images ==" if images else f"== {name} ==")
-    for title, fatal in (("cannot be trained on", True), ("can be trained on, but", False)):
-        found = [problem for problem in problems if problem.fatal == fatal]
+    for title, found in by_kind(problems).items():
         print(f"{title}: {len(found)} problems")
         for problem in found[:LISTED]:
             print(f"  {problem}")

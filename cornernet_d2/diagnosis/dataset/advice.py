@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.config import CfgNode
 
-from ...data.recipe import NEIGHBOURS
+from ...data.recipe import NEIGHBOURS, Statistics
 from .contents import Contents
 
 FEW = 20  # objects of a class, below which its AP is mostly chance
@@ -26,17 +26,18 @@ class Advice(NamedTuple):
         return " ".join(f'{key} "{value}"' for key, value in self.keys.items())
 
 
-def advise(contents: Contents, cfg: CfgNode, stride: int) -> list[Advice]:
+def advise(contents: Contents, cfg: CfgNode, stride: int, statistics: Statistics) -> list[Advice]:
     """Of the set that is trained on; empty if nothing is to be said.
 
     Args:
         contents: of the dataset.
         cfg: what it would be trained with.
         stride: pixels of what the network sees, per cell.
+        statistics: of the dataset.
     """
-    objects = contents.objects
-    parts = (_classes, _size, _sharing, _crowding, _pairing, _ignored)
-    return [each for part in parts for each in part(contents, objects, cfg, stride)]
+    arguments = contents, contents.objects, cfg, stride
+    found = [each for part in (_classes, _size, _sharing) for each in part(*arguments)]
+    return [*found, *_crowding(statistics, cfg), *_pairing(statistics, cfg), *_ignored(contents)]
 
 
 def _classes(every: Contents, objects: Contents, cfg: CfgNode, stride: int) -> list[Advice]:
@@ -86,8 +87,8 @@ def _sharing(every: Contents, objects: Contents, cfg: CfgNode, stride: int) -> l
     return [Advice(f"{text}apart: a larger INPUT.MIN_SIZE_TEST separates them.", {})]
 
 
-def _crowding(every: Contents, objects: Contents, cfg: CfgNode, stride: int) -> list[Advice]:
-    most = int(objects.counts.max(initial=0))
+def _crowding(statistics: Statistics, cfg: CfgNode) -> list[Advice]:
+    most = statistics.most_objects
     if most <= min(cfg.MODEL.CORNERNET.TEST.TOP_K, cfg.TEST.DETECTIONS_PER_IMAGE):
         return []
     number = int(np.ceil(most * 1.5 / 50) * 50)
@@ -96,20 +97,17 @@ def _crowding(every: Contents, objects: Contents, cfg: CfgNode, stride: int) -> 
     return [Advice(text, keys)]
 
 
-def _pairing(every: Contents, objects: Contents, cfg: CfgNode, stride: int) -> list[Advice]:
-    head = cfg.MODEL.CORNERNET
-    alike = objects.alike()
-    most = float(np.percentile(alike[alike > 0], 90)) if (alike > 0).any() else 0
-    if most < NEIGHBOURS or head.PAIRING != "embedding":
+def _pairing(statistics: Statistics, cfg: CfgNode) -> list[Advice]:
+    if statistics.alike < NEIGHBOURS or cfg.MODEL.CORNERNET.PAIRING != "embedding":
         return []
     text = (
-        f"A tenth of the images have {most:.0f} or more objects of one class, which embeddings "
-        "have to tell apart by their place. Shifts to the centre need not."
+        f"A tenth of the images have {statistics.alike:.0f} or more objects of one class, which "
+        "embeddings have to tell apart by their place. Shifts to the centre need not."
     )
     return [Advice(text, {"MODEL.CORNERNET.PAIRING": "centripetal"})]
 
 
-def _ignored(every: Contents, objects: Contents, cfg: CfgNode, stride: int) -> list[Advice]:
+def _ignored(every: Contents) -> list[Advice]:
     share = float(every.ignored.mean()) if len(every.ignored) else 0.0
     if share < 0.05:
         return []

@@ -74,17 +74,6 @@ class Contents(NamedTuple):
         """(M,) root of the area, pixels."""
         return np.sqrt(self.extents.clip(min=0).prod(axis=1))
 
-    def alike(self) -> np.ndarray:
-        """(N,) annotations of the most frequent class of each image."""
-        if not len(self.classes):
-            return np.zeros(len(self.sizes), dtype=np.int64)
-        keys, number = np.unique(
-            self.images * (self.classes.max() + 1) + self.classes, return_counts=True
-        )
-        most = np.zeros(len(self.sizes), dtype=np.int64)
-        np.maximum.at(most, keys // (self.classes.max() + 1), number)
-        return most
-
     def zoom(self, min_size: int, max_size: int) -> np.ndarray:
         """(N,) what Detectron2's resizing for a test multiplies the images' sides by.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...data.reading import read_file
-from ...data.validation import Problem
+from ...data.validation import Problem, by_kind
 from ...visualize import draw_boxes, grid, side_by_side, titled
 from .. import pictures
 from ..html import code, decimal, document, figure, heading, listing, paragraph, table
@@ -46,8 +46,7 @@ def dataset_page(
 def _faults(problems: Mapping[str, Sequence[Problem]]) -> list[str]:
     parts = [heading("Faults", 2)]
     for name, every in problems.items():
-        for what, fatal in (("cannot be trained on", True), ("can be trained on, but", False)):
-            found = [str(problem) for problem in every if problem.fatal == fatal]
+        for what, found in by_kind(every).items():
             if found:
                 parts.append(heading(f"{name} {what}: {len(found)}"))
                 parts.append(listing(found[:LISTED], "fault"))
@@ -136,11 +135,11 @@ def _crowding(report: DatasetReport) -> list[str]:
 
 
 def _ceilings(report: DatasetReport) -> list[str]:
+    height, width = np.median(report.contents.sizes * report.zoom[:, None], axis=0)
     rows = [
         (
             f"{zoom:g}",
-            f"{np.median(report.contents.sizes * report.zoom[:, None], axis=0)[0] * zoom:.0f} x "
-            f"{np.median(report.contents.sizes * report.zoom[:, None], axis=0)[1] * zoom:.0f}",
+            f"{height * zoom:.0f} x {width * zoom:.0f}",
             each.shared,
             each.below,
             each.crowded,

@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from ...data.recipe import measure, recipe, this_machine
-from ...data.validation import Problem
+from ...data.validation import Problem, by_kind
 from ...heatmaps import gaussian_radius
 from .advice import Advice, advise
 from .ceiling import Ceiling, Rules, ceiling
@@ -106,7 +106,7 @@ def describe(
         )
         for factor in ZOOMS
     }
-    settings = recipe(measure(dicts), this_machine(), rules.divisibility)
+    statistics = measure(dicts)
     return DatasetReport(
         name,
         [d.get("file_name", "") for d in dicts],
@@ -117,8 +117,8 @@ def describe(
         objects.sharing(zoom, stride),
         rules.top_k,
         ceilings,
-        advise(contents, cfg, stride),
-        settings,
+        advise(contents, cfg, stride, statistics),
+        recipe(statistics, this_machine(), rules.divisibility),
     )
 
 
@@ -138,8 +138,7 @@ def percentiles(values: np.ndarray) -> dict[str, float] | None:
 def problems_dict(problems: Sequence[Problem]) -> dict[str, list[str]]:
     """For JSON: those that stop a training, and the others."""
     return {
-        kind: [str(p) for p in problems if p.fatal == fatal]
-        for kind, fatal in (("cannot_be_trained_on", True), ("can_be_trained_on_but", False))
+        kind.replace(",", "").replace(" ", "_"): found for kind, found in by_kind(problems).items()
     }
 
 
