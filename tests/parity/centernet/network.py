@@ -4,16 +4,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
-from ..check import Case, Check, check_stats, match_rows, stats
+from ..check import Case, Check, match_rows
 from ..official import network as official
 from ..ours import decode
-from ..reference import Arrays, Reference, numbered, strided, under
+from ..reference import Arrays, Reference
 from .decode import center_rows
 from .losses import OUTPUTS, POINTS
 
-KEYS = "keys.json"
 TOLERANCES = {"heat": 1e-3, "tag": 1e-3, "regr": 2e-4}
 THRESHOLDS = {"detections": 0.5, "detections_ae5": 5.0}
 LAYERS = {
@@ -29,34 +26,9 @@ LAYERS = {
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    seed = int(arrays["weights_seed"])
-    yield from official.check_weights(Case(file, "weights"), folder, seed, arrays)
-    case = Case(file, "x".join(str(side) for side in arrays["image"].shape[1:3]))
-    image = torch.cat([folder.recipe.normalise(image) for image in arrays["image"]])
-    yield from check_stats(case, "input", stats(image), arrays["input_stats"], 1e-5)
-    sample = arrays["input_sub"]
-    yield case.absolute("input sample", strided(image, sample.shape), sample, 1e-5)
-    model, _ = folder.model(KEYS, seed)
-    model.eval()
-    inner: dict[str, Any] = {}
-    wanted = {key: x for key, x in under(arrays, "inter").items() if _has_output(key)}
-    official.record(model, wanted, inner, _our_module)
-    with torch.no_grad():
-        stacks = model.corner_maps(image)
-    yield from official.check_inner(case, wanted, inner)
-    for index, want in numbered(arrays, "stack"):
-        for theirs, ours in POINTS.items():
-            for name, output in OUTPUTS.items():
-                if output in stacks[index][ours]:
-                    yield from official.check_output(
-                        case,
-                        f"stack{index}/{theirs}_{name}",
-                        stacks[index][ours][output],
-                        under(want, f"{theirs}_{name}"),
-                        TOLERANCES[name],
-                        arrays["heat_channels"],
-                    )
+    network = official.check_network(folder, file, _our_module, _has_output)
+    case, arrays, _, stacks = yield from network
+    yield from official.check_outputs(case, arrays, stacks, POINTS, OUTPUTS, TOLERANCES)
     yield from _decoded(case, stacks[-1], arrays)
 
 

@@ -1,13 +1,11 @@
 """postprocess.npz: the test loop with border rule and centre check, around given corners."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import torch
 
 from ..check import Case, Check, to_array
-from ..official.postprocess import METHODS
+from ..official.postprocess import image_of, settings_of
 from ..ours import detect_stored_triplets, small_config, small_model
 from ..reference import CENTERNET, Arrays, Reference, each_case, numbered
 from ..squeeze.postprocess import check_input
@@ -17,29 +15,12 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
     return each_case(folder, file, lambda case, want: _run(case, folder, want), "runs")
 
 
-def _settings(want: Arrays) -> dict[str, Any]:
-    return {
-        "MODEL.CORNERNET.NUM_CLASSES": int(want["categories"]),
-        "MODEL.CORNERNET.TEST.TOP_K": int(want["top_k"]),
-        "MODEL.CORNERNET.TEST.NMS_KERNEL": int(want["nms_kernel"]),
-        "MODEL.CORNERNET.TEST.EMBEDDING_THRESHOLD": float(want["ae_threshold"]),
-        "MODEL.CORNERNET.TEST.SCALES": [float(scale) for scale in want["scales"]],
-        "MODEL.CORNERNET.TEST.SOFT_NMS.METHOD": METHODS[str(want["nms_algorithm"])],
-        "MODEL.CORNERNET.TEST.SOFT_NMS.IOU_THRESHOLD": float(want["nms_threshold"]),
-        "MODEL.CORNERNET.TEST.MERGE.ENABLED": bool(want["merge_bbox"]),
-        "MODEL.CORNERNET.TEST.MERGE.EXPONENT": float(want["weight_exp"]),
-        "TEST.DETECTIONS_PER_IMAGE": int(want["max_per_image"]),
-    }
-
-
 def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
-    settings = _settings(want)
+    settings = settings_of(want)
     cfg = small_config(CENTERNET, settings)
     for index, wanted in numbered(want, "image"):
         model = small_model(CENTERNET, settings)
-        height, width = (int(side) for side in want["image_sizes"][index])
-        image = folder.recipe.make_image(height, width, int(want["image_seeds"][index]))
-        tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
+        tensor = image_of(folder, want, index)
         scales = [scale for _, scale in numbered(wanted, "scale")]
         found = detect_stored_triplets(model, cfg, tensor, scales)
         for number, scale in enumerate(scales):

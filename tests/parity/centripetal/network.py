@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..check import Case, Check, check_stats, match_rows, stats
-from ..official.network import check_inner, check_output, check_weights, record
-from ..ours import CORNERS, canvas_of, decode_on
-from ..reference import Arrays, Reference, numbered, strided, under
+from ..check import Case, Check, match_rows
+from ..official.network import CORNERS, check_network, check_outputs
+from ..ours import canvas_of, decode_on
+from ..reference import Arrays, Reference
 from .losses import OUTPUTS
 
-KEYS = "keys.json"
 TOLERANCES = {"heat": 1e-3, "off": 2e-4, "guiding_shift": 1e-3, "centripetal_shift": 1e-3}
 DECODE = {"top_k": 100, "nms_kernel": 3, "max_detections": 1000}
 # MMDetection's module -> ours; what is not here has the same name.
@@ -29,34 +28,9 @@ MODULES = (
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    seed = int(arrays["weights_seed"])
-    yield from check_weights(Case(file, "weights"), folder, seed, arrays)
+    case, arrays, model, stacks = yield from check_network(folder, file, _our_module)
+    yield from check_outputs(case, arrays, stacks, CORNERS, OUTPUTS, TOLERANCES)
     size = arrays["image"].shape[1:3]
-    case = Case(file, "x".join(str(side) for side in size))
-    image = torch.cat([folder.recipe.normalise(image) for image in arrays["image"]])
-    yield from check_stats(case, "input", stats(image), arrays["input_stats"], 1e-5)
-    sample = arrays["input_sub"]
-    yield case.absolute("input sample", strided(image, sample.shape), sample, 1e-5)
-    model, _ = folder.model(KEYS, seed)
-    model.eval()
-    inner: dict[str, Any] = {}
-    record(model, under(arrays, "inter"), inner, _our_module)
-    with torch.no_grad():
-        stacks = model.corner_maps(image)
-    yield from check_inner(case, under(arrays, "inter"), inner)
-    for index, want in numbered(arrays, "stack"):
-        for corner in CORNERS:
-            for theirs, ours in OUTPUTS.items():
-                name, got = f"{corner}_{theirs}", stacks[index][corner][ours]
-                yield from check_output(
-                    case,
-                    f"stack{index}/{name}",
-                    got,
-                    under(want, name),
-                    TOLERANCES[theirs],
-                    arrays["heat_channels"],
-                )
     yield from _predictions(case, model, stacks[-1], size, arrays)
 
 

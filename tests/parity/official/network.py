@@ -1,17 +1,20 @@
 """network_*.npz: dense maps and inner activations of the full network."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from cornernet_d2.modeling.outputs import CornerMaps
+
 from ..check import Case, Check, check_stats, match_rows, stats, to_array
 from ..ours import Pairs, decode
 from ..reference import Arrays, Reference, numbered, strided, under
 
 KEYS = "keys.json"
+CORNERS = {"tl": "tl", "br": "br"}
 # The official decoding of `detections`; the second array differs in the embedding threshold.
 DECODE = {"top_k": 100, "nms_kernel": 3, "max_detections": 1000}
 EMBEDDING_THRESHOLDS = {"detections": 0.5, "detections_ae5": 5.0}
@@ -30,40 +33,72 @@ CORNER_MODULES = {"tl_cnvs": "tl", "br_cnvs": "br"}
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
+    case, arrays, _, stacks = yield from check_network(folder, file, our_module)
+    yield from check_outputs(case, arrays, stacks, CORNERS, OUTPUTS, TOLERANCES)
+    for name, threshold in EMBEDDING_THRESHOLDS.items():
+        if name in arrays:
+            settings = {**DECODE, "embedding_threshold": threshold}
+            yield from detections(case, name, stacks[-1], settings, arrays[name])
+
+
+def check_network(
+    folder: Reference,
+    file: str,
+    our_module: Callable[[str], str],
+    has_output: Callable[[str], bool] = lambda key: True,
+) -> Generator[Check, None, tuple[Case, Arrays, nn.Module, list[CornerMaps]]]:
+    """Weights, input and inner activations.
+
+    Args:
+        our_module: their module's path as ours.
+        has_output: whether our network has what a key of theirs holds as an output.
+
+    Returns:
+        The case, the file's arrays, the model, and its maps of each stack.
+    """
     arrays = folder.load(file)
     seed = int(arrays["weights_seed"])
     yield from check_weights(Case(file, "weights"), folder, seed, arrays)
-
     case = Case(file, "x".join(str(side) for side in arrays["image"].shape[1:3]))
     image = torch.cat([folder.recipe.normalise(image) for image in arrays["image"]])
     yield from check_stats(case, "input", stats(image), arrays["input_stats"], 1e-5)
     sample = arrays["input_sub"]
     yield case.absolute("input sample", strided(image, sample.shape), sample, 1e-5)
-
     model, _ = folder.model(KEYS, seed)
     model.eval()
     inner: dict[str, Any] = {}
-    record(model, under(arrays, "inter"), inner, our_module)
+    wanted = {key: x for key, x in under(arrays, "inter").items() if has_output(key)}
+    record(model, wanted, inner, our_module)
     with torch.no_grad():
         stacks = model.corner_maps(image)
-    yield from check_inner(case, under(arrays, "inter"), inner)
+    yield from check_inner(case, wanted, inner)
+    return case, arrays, model, stacks
+
+
+def check_outputs(
+    case: Case,
+    arrays: Arrays,
+    stacks: Sequence[CornerMaps],
+    points: Mapping[str, str],
+    outputs: Mapping[str, str],
+    tolerances: Mapping[str, float],
+) -> Iterator[Check]:
+    """Every map of every stack; their names of points and outputs -> ours."""
     channels = arrays.get("heat_channels")
     for index, want in numbered(arrays, "stack"):
-        for corner in ("tl", "br"):
-            for name, ours in OUTPUTS.items():
-                got = stacks[index][corner][ours]
+        for point, our_point in points.items():
+            for name, ours in outputs.items():
+                if our_point == "center" and ours not in stacks[index][our_point]:
+                    continue  # centres have no embedding
+                got, theirs = stacks[index][our_point][ours], f"{point}_{name}"
                 yield from check_output(
                     case,
-                    f"stack{index}/{corner}_{name}",
+                    f"stack{index}/{theirs}",
                     got,
-                    under(want, f"{corner}_{name}"),
-                    TOLERANCES[name],
+                    under(want, theirs),
+                    tolerances[name],
                     channels,
                 )
-    for name, threshold in EMBEDDING_THRESHOLDS.items():
-        if name in arrays:
-            settings = {**DECODE, "embedding_threshold": threshold}
-            yield from detections(case, name, stacks[-1], settings, arrays[name])
 
 
 def check_weights(case: Case, folder: Reference, seed: int, arrays: Arrays) -> Iterator[Check]:

@@ -21,13 +21,11 @@ def run(folder: Reference, file: str) -> Iterator[Check]:
 
 
 def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
-    settings = _settings(want)
+    settings = settings_of(want)
     model, cfg = small_model(OFFICIAL, settings), small_config(OFFICIAL, settings)
     for index, wanted in numbered(want, "image"):
-        height, width = (int(side) for side in want["image_sizes"][index])
-        image = folder.recipe.make_image(height, width, int(want["image_seeds"][index]))
         scales = [scale for _, scale in numbered(wanted, "scale")]
-        tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
+        tensor = image_of(folder, want, index)
         decoded = [scale["decoded"] for scale in scales]
         instances, inputs, origins = detect_stored(model, cfg, tensor, decoded)
         for number, scale in enumerate(scales):
@@ -36,7 +34,14 @@ def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
         yield from _result(case, f"image{index}", instances, wanted)
 
 
-def _settings(want: Arrays) -> dict[str, Any]:
+def image_of(folder: Reference, want: Arrays, index: int) -> torch.Tensor:
+    """(3, height, width) uint8 of a case's image."""
+    height, width = (int(side) for side in want["image_sizes"][index])
+    image = folder.recipe.make_image(height, width, int(want["image_seeds"][index]))
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
+
+
+def settings_of(want: Arrays) -> dict[str, Any]:
     return {
         "MODEL.CORNERNET.NUM_CLASSES": int(want["categories"]),
         "MODEL.CORNERNET.TEST.TOP_K": int(want["top_k"]),

@@ -1,15 +1,11 @@
 """network_*.npz: dense maps and inner activations of the full network."""
 
 from collections.abc import Iterator
-from typing import Any
 
-import torch
-
-from ..check import Case, Check, check_stats, stats
+from ..check import Check
 from ..official import network as official
-from ..reference import Reference, numbered, strided, under
+from ..reference import Reference
 
-KEYS = "keys.json"
 OUTPUTS = {"heat": "heatmap", "tag": "embedding", "off": "offset"}
 TOLERANCES = {"heat": 1e-3, "tag": 1e-3, "off": 2e-4}
 # Array -> what its decoding changes of the file's own settings.
@@ -30,34 +26,9 @@ LAYERS = {"conv_1x1": "expand1x1", "conv_3x3": "expand3x3", "bn1": "squeeze.norm
 
 
 def run(folder: Reference, file: str) -> Iterator[Check]:
-    arrays = folder.load(file)
-    seed = int(arrays["weights_seed"])
-    yield from official.check_weights(Case(file, "weights"), folder, seed, arrays)
-    case = Case(file, "x".join(str(side) for side in arrays["image"].shape[1:3]))
-    image = torch.cat([folder.recipe.normalise(image) for image in arrays["image"]])
-    yield from check_stats(case, "input", stats(image), arrays["input_stats"], 1e-5)
-    sample = arrays["input_sub"]
-    yield case.absolute("input sample", strided(image, sample.shape), sample, 1e-5)
-
-    model, _ = folder.model(KEYS, seed)
-    model.eval()
-    inner: dict[str, Any] = {}
-    wanted = {key: x for key, x in under(arrays, "inter").items() if _has_output(key)}
-    official.record(model, wanted, inner, _our_module)
-    with torch.no_grad():
-        stacks = model.corner_maps(image)
-    yield from official.check_inner(case, wanted, inner)
-    for index, want in numbered(arrays, "stack"):
-        for corner in ("tl", "br"):
-            for name, ours in OUTPUTS.items():
-                yield from official.check_output(
-                    case,
-                    f"stack{index}/{corner}_{name}",
-                    stacks[index][corner][ours],
-                    under(want, f"{corner}_{name}"),
-                    TOLERANCES[name],
-                    arrays.get("heat_channels"),
-                )
+    network = official.check_network(folder, file, _our_module, _has_output)
+    case, arrays, _, stacks = yield from network
+    yield from official.check_outputs(case, arrays, stacks, official.CORNERS, OUTPUTS, TOLERANCES)
     settings = {
         "top_k": int(arrays["K"]),
         "nms_kernel": int(arrays["kernel"]),

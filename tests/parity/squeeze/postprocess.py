@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..check import Case, Check, check_stats, stats, to_array
-from ..official.postprocess import METHODS
+from ..official.postprocess import METHODS, image_of
 from ..ours import detect_stored, small_config, small_model
 from ..reference import SQUEEZE, Arrays, Reference, each_case, numbered, strided
 
@@ -38,10 +38,8 @@ def _run(case: Case, folder: Reference, want: Arrays) -> Iterator[Check]:
     }
     for index, wanted in numbered(want, "image"):
         model, cfg = small(settings)
-        height, width = (int(side) for side in want["image_sizes"][index])
-        image = folder.recipe.make_image(height, width, int(want["image_seeds"][index]))
         scales = [scale for _, scale in numbered(wanted, "scale")]
-        tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
+        tensor = image_of(folder, want, index)
         decoded = [scale["decoded"] for scale in scales]
         instances, inputs, _ = detect_stored(model, cfg, tensor, decoded)
         for number, scale in enumerate(scales):

@@ -8,6 +8,7 @@ import torch
 from cornernet_d2.targets import CornerTargetGenerator, CornerTargets
 
 from ..check import Case, Check
+from ..official.targets import check_heat
 from ..ours import draw
 from ..reference import SQUEEZE, Arrays, Reference, each_case
 from .postprocess import small
@@ -33,12 +34,7 @@ def _case(case: Case, want: Arrays) -> Iterator[Check]:
             yield case.exact(f"{name} indices", targets[image].cells[:, corner], wanted)
             wanted = want[f"{name}_off"][image][:count]
             yield case.absolute(f"{name} offsets", targets[image].offsets[:, corner], wanted, 1e-6)
-        got = heat[:, corner].flatten()
-        index, values = want[f"{name}_heat_index"], want[f"{name}_heat_value"]
-        yield case.exact(f"{name} non-zeros", got.nonzero()[:, 0], index)
-        got = got[torch.from_numpy(index.astype(np.int64))]
-        yield case.exact(f"{name} ones", got == 1, values == 1)
-        yield case.absolute(f"{name} values", got, values, 1e-6)
+        yield from check_heat(case, name, heat[:, corner], want, f"{name}_heat")
 
 
 def _targets(generator: CornerTargetGenerator, want: Arrays, image: int) -> CornerTargets:
