@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 import cornernet_d2
 from cornernet_d2.diagnosis import CornerNetVisualizer
-from cornernet_d2.predictor.images import network_size, read_picture, resize
+from cornernet_d2.predictor.images import read_picture
 
 TITLES = ("detections", "top-left corners", "bottom-right corners")
 RING = 7  # radius of a detection's corner, pixels
@@ -34,15 +34,12 @@ def corner_heat(
     Args:
         picture: (H, W, 3) BGR.
     """
-    settings, model = predictor.cfg.INPUT, predictor.model
-    size = network_size(*picture.shape[:2], settings.MIN_SIZE_TEST, settings.MAX_SIZE_TEST)
-    view = resize(picture if settings.FORMAT == "BGR" else picture[..., ::-1], size)
-    image = torch.as_tensor(np.ascontiguousarray(view.transpose(2, 0, 1)))
+    x, model = predictor.to_input(picture), predictor.model
     with torch.no_grad():
-        batch, canvas = model.preprocess_image([{"image": image}])
+        batch, canvas = model.preprocess_image([x])
         maps = model.last_maps(batch)
     heat = [maps[corner]["heatmap"][0].float().sigmoid().cpu() for corner in ("tl", "br")]
-    factor = picture.shape[1] / size[1]
+    factor = picture.shape[1] / x["image"].shape[-1]
     top, left = canvas.borders[0]
     stride = model.target_generator.stride
     return heat, stride * factor, (round(top * factor), round(left * factor))

@@ -23,7 +23,8 @@ WEIGHTS = re.compile(rf"{NUMBERED.pattern}|model_(best|final|final_ema)\.pth")
 # All that a run leaves, except for its log.
 WRITTEN = re.compile(
     rf"last_checkpoint|{WEIGHTS.pattern}|nonfinite_rank\d+\.pth"
-    r"|config\.yaml|metrics\.json|events\.out\.tfevents\..*|log\.txt\.rank\d+|inference|pictures|report\.html"
+    r"|config\.yaml|metrics\.json|events\.out\.tfevents\..*|log\.txt\.rank\d+"
+    r"|inference|pictures|report\.html"
 )
 AVERAGED = re.compile(r"model_final_ema\.pth")
 
