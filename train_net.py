@@ -9,6 +9,9 @@ import argparse
 import sys
 from typing import Any
 
+import cornernet_d2  # noqa: F401  first: Detectron2's deprecations are no news for a user
+
+# isort: split
 from detectron2.engine import default_argument_parser
 
 from cornernet_d2.diagnosis.training_report import write_report

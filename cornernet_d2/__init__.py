@@ -4,7 +4,9 @@ Importing the package registers ``build_hourglass_backbone`` and the ``CornerNet
 in Detectron2's registries, the rules of other code bases in ours, and does nothing else.
 """
 
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 try:
@@ -13,11 +15,15 @@ try:
         warnings.filterwarnings("ignore", "`torch.jit.script", category=FutureWarning)
         import detectron2.modeling  # noqa: F401
 except ImportError as error:
-    raise ImportError(
+    advice = (
         f"cornernet_d2 is a plugin for Detectron2, which cannot be imported ({error}): pip install "
         "--no-build-isolation git+https://github.com/facebookresearch/detectron2, or `make setup` "
         "in a clone of cornernet_d2"
-    ) from (None if (error.name or "").startswith("detectron2") else error)
+    )
+    if Path(*sys.argv[:1]).name in ("cornernet", "cornernet.exe"):  # no traceback at a command line
+        sys.exit(f"cornernet: {advice}")
+    missing = (error.name or "").startswith("detectron2")
+    raise ImportError(advice) from (None if missing else error)
 
 from . import compat, data, model_zoo, modeling  # noqa: F401
 from .config import add_cornernet_config

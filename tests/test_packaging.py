@@ -1,6 +1,7 @@
 """What pip makes of the project: wheel and editable install, with torch and without."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -210,3 +211,29 @@ def test_without_detectron2_one_line_says_how_to_get_it() -> None:
     last = done.stderr.splitlines()[-1]
     assert done.returncode and "pip install --no-build-isolation git+https" in last
     assert done.stderr.count("Traceback") == 1
+
+
+def test_the_command_without_detectron2_prints_one_line(tmp_path: Path) -> None:
+    command = tmp_path / "cornernet"  # as pip writes it
+    command.write_text(
+        "import sys; sys.modules['detectron2'] = None\n"
+        "from cornernet_d2.tools.command import main; sys.exit(main())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, command, "--help"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert re.fullmatch("cornernet: cornernet_d2 is a plugin for Detectron2, .*\n", done.stderr)
+
+
+def test_train_net_begins_without_warnings() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONWARNINGS", None)
+    done = subprocess.run(
+        [sys.executable, ROOT / "train_net.py", "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0 and "--config-file" in done.stdout and not done.stderr
