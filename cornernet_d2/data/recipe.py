@@ -25,7 +25,7 @@ ENLARGED = 1.5  # times LONG_SIDE, at most
 # Bytes that a training step adds for a pixel of input, CornerNet-Small in float32: `cornernet
 # benchmark train --config-file CornerNet-Small --size 255 --batch-size 4` says 0.38 GB.
 BYTES_PER_PIXEL = 1500
-EPOCHS = 117  # over small sets: those of CornerNet-BCCD-centripetal
+EPOCHS = 78  # over small sets: those of CornerNet-BCCD-centripetal
 LEAST_EPOCHS = 12  # over large ones: MMDetection's shortest schedule
 ITERATIONS = {"cpu": (1500, 6000), "cuda": (3000, 24000)}  # at least and, above 12 epochs, at most
 NEIGHBOURS = 5  # objects of one class in an image that have to be told apart by their place
