@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tiny_run import tiny_network
 from torch import nn
 
 from cornernet_d2.export import Artifact, compare, export, report_lines, run
-from cornernet_d2.export.detector import without_views
+from cornernet_d2.export.detector import Detector, without_views
 from cornernet_d2.export.parity import blurred_noise, match
 from cornernet_d2.export.quantize import quantize
 from cornernet_d2.tools.command import main
@@ -223,6 +224,42 @@ def test_pt2_holds_pytorchs_own_operators_alone(tmp_path):
     targets = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
     assert not any("cornernet_d2" in target for target in targets)
     assert json.loads(json.loads(extra["metadata.json"])["classes"]) == ["0", "1", "2"]
+
+
+def test_torchscript_detects_what_the_model_does(tmp_path):
+    exported = model("MODEL.CORNERNET.TEST.MERGE.ENABLED", True)
+    images = [blurred_noise(exported)[0], 255 * torch.rand(3, 20, 45)]
+    path = tmp_path / "tiny.torchscript.pt"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        metadata = export(exported, path, "torchscript", max_side=MAX_SIDE, class_names=NAMES)
+        report = compare(exported, run(path), images, max_side=MAX_SIDE)
+    assert not [x for x in said if "jit" in str(x.message) or "trace" in str(x.message)]
+    assert report["passed"] and len(report["cases"]) == 4, "\n".join(report_lines(report))
+    assert report["cases"][0]["detections"] and metadata["min_side"] == "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = torch.jit.load(str(path), _extra_files=(extra := {"metadata.json": ""}))
+    about = json.loads(extra["metadata.json"])
+    assert json.loads(about["classes"]) == NAMES and about["outputs"][0] == "boxes"
+    # Neither operators of this package nor Python.
+    graph = str(loaded.inlined_graph)
+    assert "aten::_convolution" in graph
+    assert "cornernet_d2::" not in graph and "^" not in graph
+
+
+@torch.no_grad()
+def test_torchscript_holds_no_size_for_a_constant(tmp_path):
+    keys = ("MODEL.CORNERNET.PADDING", "center_black", "MODEL.CORNERNET.TEST.TOP_K", 100)
+    exported = model(*keys)
+    path = tmp_path / "tiny.torchscript.pt"
+    export(exported, path, "torchscript", max_side=MAX_SIDE, raw=True)
+    runner, detector = run(path), Detector(exported, raw=True)
+    for size in ((1, 3, 1, 1), (3, 3, 33, 96), (1, 3, 96, 8)):
+        images = torch.rand(size) * 255
+        wanted, found = detector(images), runner(images)
+        assert [x.shape for x in wanted] == [x.shape for x in found]
+        torch.testing.assert_close(found[1], wanted[1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cornernet_d2.canvas import PADDINGS
 from cornernet_d2.export import compare, report_lines
 from cornernet_d2.export.detector import Detector, without_views
 from cornernet_d2.export.parity import blurred_noise, match
-from cornernet_d2.export.soft_nms import soft_nms_picks
+from cornernet_d2.export.soft_nms import PickLoop, soft_nms_picks
 from cornernet_d2.modeling.soft_nms import batched_soft_nms
 
 
@@ -42,7 +42,8 @@ def test_soft_nms_of_picks_equals_that_of_classes(method, exponent):
     corners = torch.rand(2, 60, 2, generator=generator)
     classes = torch.randint(3, (2, 60), generator=generator)
     settings = {"method": method, "sigma": 0.5, "iou_threshold": 0.3, "min_score": 0.05}
-    picks = soft_nms_picks(boxes, scores, corners, classes, 25, **settings, exponent=exponent)
+    loop = PickLoop(**settings, exponent=exponent, picks=25)
+    picks = soft_nms_picks(boxes, scores, corners, classes, loop)
     for i in range(2):
         merging = {"corner_scores": corners[i], "exponent": exponent} if exponent else {}
         one = (boxes[i], scores[i], classes[i])

@@ -14,7 +14,7 @@ from ..modeling import CornerNet
 from ..modeling.outputs import OutputBranch
 from ..prepare import prepare_for_inference
 from .detector import Detector
-from .formats import FORMATS, OUTPUTS, Contents, run, smallest_side, trace
+from .formats import FORMATS, OUTPUTS, Contents, check_sides, run, smallest_side
 
 MAX_SIDE = 1792  # pixels; with 80 classes the most that formats.largest_side allows
 
@@ -68,11 +68,13 @@ def export(
     prepared.memory_format = torch.contiguous_format  # a matter of the runtime
     prepared.to(memory_format=torch.contiguous_format)
     detector = Detector(prepared, raw).eval()
+    check_sides(detector, max_side)
     metadata = describe(detector, max_side, class_names, preset, resize)
     metadata["min_side"] = str(smallest_side(detector) if FORMATS[format].least else 1)
     metadata["precision"] = "int8" if calibration else "float32"
     contents = Contents(
-        trace(detector, max_side),
+        detector,
+        max_side,
         metadata,
         OUTPUTS[raw],
         [image[None].float() for image in calibration],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..modeling import CornerInference, CornerNet
 from ..modeling.corner_head import CornerMaps
 from ..modeling.decode import REJECTED, Pairs, decode_corners
-from .soft_nms import soft_nms_picks
+from .soft_nms import PickLoop, soft_nms_picks
 
 
 class Detector(nn.Module):
@@ -33,6 +33,11 @@ class Detector(nn.Module):
         super().__init__()
         self.inference = plain_inference(model)
         self.model, self.raw = model, raw
+        self.loop = PickLoop(
+            **self.inference.soft_nms,
+            exponent=self.inference.merge_exponent,
+            picks=self.inference.max_detections,
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (N, 3, H, W) in 0..255, float32 -> the fields of :class:`.Picks`, or of Pairs."""
@@ -41,14 +46,7 @@ class Detector(nn.Module):
         pairs = self.to_image(self.decode(maps, images, pixels), images, pixels)
         if self.raw:
             return tuple(pairs)
-        picks = self.inference.max_detections
-        found = soft_nms_picks(
-            *pairs,
-            picks=pairs.scores.shape[1] if picks is None else picks,
-            **self.inference.soft_nms,
-            exponent=self.inference.merge_exponent,
-        )
-        return tuple(found)  # a file knows no class of this package
+        return tuple(soft_nms_picks(*pairs, self.loop))  # a file knows no class of this package
 
     def place(self, images: Tensor) -> Tensor:
         """Normalise and pad: (N, 3, H', W'); see :meth:`.Canvas.paste`."""

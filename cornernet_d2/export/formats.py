@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from ..layers import fallback
+from . import torchscript
 from .detector import Detector
 from .quantize import quantize
 
@@ -30,15 +31,17 @@ class Contents(NamedTuple):
     """What a file holds.
 
     Attributes:
-        program: see :func:`trace`.
+        detector: on the CPU, in eval mode.
+        max_side: the largest height and width of an image, pixels; see :func:`check_sides`.
         metadata: texts by name.
-        outputs: the names of the program's outputs.
+        outputs: the names of the detector's outputs.
         calibration: images (1, 3, H, W) float32 in 0..255 to find the ranges of int8 with; empty:
             float32.
         kept: names of the weights that stay float32 in int8.
     """
 
-    program: ExportedProgram
+    detector: Detector
+    max_side: int
     metadata: dict[str, str]
     outputs: Sequence[str]
     calibration: Sequence[Tensor] = ()
@@ -53,17 +56,26 @@ def trace(detector: Detector, max_side: int) -> ExportedProgram:
         max_side: the largest height and width of an image, pixels.
     """
     least = smallest_side(detector)
-    if max_side < 2 * least:
-        raise ValueError(f"the largest side must be {2 * least} pixels or more, got {max_side}")
-    most = largest_side(detector)
-    if max_side > most:
-        raise ValueError(f"the largest side must be at most {most} pixels, got {max_side}")
-    example = torch.rand(2, 3, least + least // 2, 2 * least - 1) * 255
     sizes = {2: Dim("height", min=least, max=max_side), 3: Dim("width", min=least, max=max_side)}
     sizes[0] = Dim("batch")
     with torch.no_grad():
-        program = torch.export.export(detector, (example,), dynamic_shapes=(sizes,))
+        program = torch.export.export(detector, (example(detector),), dynamic_shapes=(sizes,))
     return program.run_decompositions(_own_operators())
+
+
+def check_sides(detector: Detector, max_side: int) -> None:
+    """Raises ValueError where a graph cannot be right up to this height and width, pixels."""
+    least, most = 2 * smallest_side(detector), largest_side(detector)
+    if max_side < least:
+        raise ValueError(f"the largest side must be {least} pixels or more, got {max_side}")
+    if max_side > most:
+        raise ValueError(f"the largest side must be at most {most} pixels, got {max_side}")
+
+
+def example(detector: Detector) -> Tensor:
+    """Images to trace with, (2, 3, H, W): more than one tile of the network each way."""
+    least = smallest_side(detector)
+    return torch.rand(2, 3, least + least // 2, 2 * least - 1) * 255
 
 
 def smallest_side(detector: Detector) -> int:
@@ -105,7 +117,7 @@ def write_onnx(contents: Contents, path: Path) -> None:
     """One ONNX file, weights included."""
     _require("onnx", "onnxscript")
     written = torch.onnx.export(
-        contents.program,
+        trace(contents.detector, contents.max_side),
         dynamo=True,
         opset_version=OPSET,
         input_names=[INPUT],
@@ -134,18 +146,30 @@ def write_openvino(contents: Contents, path: Path) -> None:
 
 def write_pt2(contents: Contents, path: Path) -> None:
     """An archive of :func:`torch.export.save`, with "metadata.json" beside the graph."""
-    text = json.dumps({**contents.metadata, "outputs": list(contents.outputs)})
-    torch.export.save(contents.program, str(path), extra_files={"metadata.json": text})
+    program = trace(contents.detector, contents.max_side)
+    torch.export.save(program, str(path), extra_files=_extra_files(contents))
 
 
 def write_aoti(contents: Contents, path: Path) -> None:
     """A package of AOTInductor: machine code for this kind of CPU, made by the C++ compiler."""
     about = {**contents.metadata, "outputs": json.dumps(list(contents.outputs))}
     torch._inductor.aoti_compile_and_package(
-        contents.program,
+        trace(contents.detector, contents.max_side),
         package_path=str(path),
         inductor_configs={"aot_inductor.metadata": about},
     )
+
+
+def write_torchscript(contents: Contents, path: Path) -> None:
+    """A file of torch.jit.save, with "metadata.json" among its extra files."""
+    with torchscript.quiet():
+        module = torchscript.to_torchscript(contents.detector, example(contents.detector))
+        torch.jit.save(module, str(path), _extra_files=_extra_files(contents))
+
+
+def _extra_files(contents: Contents) -> dict[str, str]:
+    about = {**contents.metadata, "outputs": list(contents.outputs)}
+    return {"metadata.json": json.dumps(about)}
 
 
 def run_onnx(path: Path, **options: Any) -> Runner:
@@ -183,6 +207,11 @@ def run_aoti(path: Path) -> Runner:
     return _without_gradients(torch._inductor.aoti_load_package(str(path)))
 
 
+def run_torchscript(path: Path) -> Runner:
+    with torchscript.quiet():
+        return _without_gradients(torch.jit.load(str(path)))
+
+
 def _without_gradients(module: Callable) -> Runner:
     def run(images: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
@@ -207,6 +236,7 @@ FORMATS = {
     "onnx": Format(".onnx", write_onnx, run_onnx, quantizes=True),
     "openvino": Format(".xml", write_openvino, run_openvino, quantizes=True),
     "pt2": Format(".pt2", write_pt2, run_pt2, least=True),
+    "torchscript": Format(".torchscript.pt", write_torchscript, run_torchscript),
 }
 
 

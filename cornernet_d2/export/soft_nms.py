@@ -30,18 +30,79 @@ class Picks(NamedTuple):
     count: Tensor
 
 
+class PickLoop(NamedTuple):
+    """Soft-NMS of a batch as the parts of a loop: start, pick while there is more, finish.
+
+    The loop's state is the number of picks so far; scores (N, M) that are left; scores (N, K),
+    classes (N, K) and boxes (N, K, 4) picked so far; then boxes (N, M, 4), classes (N, M) and
+    corner scores (N, M, 4) to pick from, which stay.
+
+    Attributes:
+        method, sigma, iou_threshold, min_score, exponent: see
+            :func:`cornernet_d2.modeling.soft_nms.batched_soft_nms`.
+        picks: K >= 1; None: M.
+    """
+
+    method: str
+    sigma: float
+    iou_threshold: float
+    min_score: float
+    exponent: float | None = None
+    picks: int | None = None
+
+    def start(
+        self, boxes: Tensor, scores: Tensor, corner_scores: Tensor, classes: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The state before the first pick; arguments as of :func:`soft_nms_picks`."""
+        corners = corner_scores.clamp(min=1e-12)
+        corners = torch.cat((corners[..., :1],) * 2 + (corners[..., 1:],) * 2, -1)
+        left = torch.where(scores >= self.min_score, scores, 0.0)
+        number = boxes.shape[0]
+        picks = scores.shape[1] if self.picks is None else self.picks
+        values, labels = boxes.new_zeros(number, picks), classes.new_zeros(number, picks)
+        found = boxes.new_zeros(number, picks, 4)
+        step = torch.zeros((), dtype=torch.int64, device=boxes.device)
+        return step, left, values, labels, found, boxes, classes, corners
+
+    def more(self, *state: Tensor) -> Tensor:
+        """Whether there is a pick to make."""
+        step, left, values = state[:3]
+        return (step < values.shape[1]) & (left > 0).any()
+
+    def pick(self, *state: Tensor) -> tuple[Tensor, ...]:
+        """The first five of the state, after one more pick of each image."""
+        step, left, values, labels, found, boxes, classes, corners = state
+        value, index = left.max(dim=1, keepdim=True)
+        taken = torch.arange(left.shape[1], device=left.device) == index
+        box = boxes.gather(1, index[..., None].expand(-1, 1, 4))
+        label = classes.gather(1, index)
+        weights = _weights(_iou(box, boxes), self.method, self.sigma, self.iou_threshold)
+        weights = torch.where(classes == label, weights, 1.0)
+        if self.exponent is not None:
+            shares = torch.where(left > 0, (1 - weights) ** self.exponent, 0.0)
+            shares = torch.where(taken, 1.0, shares)[..., None] * corners
+            box = (boxes * shares).sum(1, keepdim=True) / shares.sum(1, keepdim=True)
+        left = torch.where(taken, 0.0, left * weights)
+        left = torch.where(left >= self.min_score, left, 0.0)
+        here = torch.arange(values.shape[1], device=step.device) == step
+        filled = [torch.where(here, value, values), torch.where(here, label, labels)]
+        filled.append(torch.where(here[:, None], box, found))
+        return step + 1, left, *filled
+
+    @staticmethod
+    def finish(values: Tensor, labels: Tensor, found: Tensor) -> Picks:
+        """What was picked."""
+        stays = values > 0
+        return Picks(
+            torch.where(stays[..., None], found, 0.0),
+            torch.where(stays, values, 0.0),
+            torch.where(stays, labels, -1),
+            stays.sum(1),
+        )
+
+
 def soft_nms_picks(
-    boxes: Tensor,
-    scores: Tensor,
-    corner_scores: Tensor,
-    classes: Tensor,
-    picks: int,
-    *,
-    method: str,
-    sigma: float,
-    iou_threshold: float,
-    min_score: float,
-    exponent: float | None = None,
+    boxes: Tensor, scores: Tensor, corner_scores: Tensor, classes: Tensor, loop: PickLoop
 ) -> Picks:
     """Soft-NMS of a batch; to be exported, where the loop stays one (ONNX: ``Loop``).
 
@@ -50,73 +111,15 @@ def soft_nms_picks(
         scores: (N, M) float32; those of 0 or less go.
         corner_scores: (N, M, 2) float32, used where boxes are merged.
         classes: (N, M) int64.
-        picks: K >= 1.
-        method, sigma, iou_threshold, min_score, exponent: see
-            :func:`cornernet_d2.modeling.soft_nms.batched_soft_nms`.
+        loop: the rule.
     """
-    corners = corner_scores.clamp(min=1e-12)
-    corners = torch.cat((corners[..., :1],) * 2 + (corners[..., 1:],) * 2, -1)
-    start = torch.where(scores >= min_score, scores, 0.0)
-
-    def more(step: Tensor, current: Tensor, *_: Tensor) -> Tensor:
-        return (step < picks) & (current > 0).any()
 
     def pick(*state: Tensor) -> tuple[Tensor, ...]:
-        return _pick(
-            *state, rule=(method, sigma, iou_threshold), min_score=min_score, exponent=exponent
-        )
+        # What a pick reads is handed on, although it stays: OpenVINO's loops see nothing outside.
+        return *loop.pick(*state), *(x.clone() for x in state[5:])
 
-    # What a pick reads is handed on, although it stays: OpenVINO's loops see nothing outside them.
-    number = boxes.shape[0]
-    empty = boxes.new_zeros(number, picks), classes.new_zeros(number, picks)
-    empty += (boxes.new_zeros(number, picks, 4),)
-    step = torch.zeros((), dtype=torch.int64, device=boxes.device)
-    state = while_loop(more, pick, (step, start, *empty, boxes, classes, corners))
-    values, labels, found = state[2:5]
-    stays = values > 0
-    return Picks(
-        torch.where(stays[..., None], found, 0.0),
-        torch.where(stays, values, 0.0),
-        torch.where(stays, labels, -1),
-        stays.sum(1),
-    )
-
-
-def _pick(
-    step: Tensor,
-    current: Tensor,
-    *state: Tensor,
-    rule: tuple[str, float, float],
-    min_score: float,
-    exponent: float | None,
-) -> tuple[Tensor, ...]:
-    """The loop's state after one more pick of each image.
-
-    Args:
-        step: the number of picks so far.
-        current: (N, M) the scores that are left.
-        state: scores (N, K), classes (N, K) and boxes (N, K, 4) picked so far; then boxes, classes
-            and corner scores (N, M, 4) to pick from, which stay.
-        rule: method, sigma and IoU threshold.
-        min_score, exponent: as above.
-    """
-    values, labels, found, *given = state
-    boxes, classes, corners = given
-    value, index = current.max(dim=1, keepdim=True)
-    taken = torch.arange(current.shape[1], device=current.device) == index
-    box, label = boxes.gather(1, index[..., None].expand(-1, 1, 4)), classes.gather(1, index)
-    weights = _weights(_iou(box, boxes), *rule)
-    weights = torch.where(classes == label, weights, 1.0)
-    if exponent is not None:
-        shares = torch.where(current > 0, (1 - weights) ** exponent, 0.0)
-        shares = torch.where(taken, 1.0, shares)[..., None] * corners
-        box = (boxes * shares).sum(1, keepdim=True) / shares.sum(1, keepdim=True)
-    current = torch.where(taken, 0.0, current * weights)
-    current = torch.where(current >= min_score, current, 0.0)
-    here = torch.arange(values.shape[1], device=step.device) == step
-    filled = [torch.where(here, value, values), torch.where(here, label, labels)]
-    filled.append(torch.where(here[:, None], box, found))
-    return step + 1, current, *filled, *(x.clone() for x in given)
+    state = while_loop(loop.more, pick, loop.start(boxes, scores, corner_scores, classes))
+    return loop.finish(*state[2:5])
 
 
 def _iou(box: Tensor, boxes: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def decode_corners(
     tl, br = (top_corners(maps[corner], names, *where) for corner in CORNERS)
     match = pairing.match(tl, br, cell_size=cell_size, origin=origin)
     scores = _pair_scores(tl, br, match, keep_empty).flatten(1)
-    scores, pairs = scores.topk(min(max_detections, scores.shape[1]))
+    scores, pairs = scores.topk(_at_most(max_detections, scores.shape[1]))
     tl_index, br_index = _divide(pairs, br.scores.shape[1])
     boxes = torch.cat((_gather_xy(tl, tl_index), _gather_xy(br, br_index)), dim=-1)
     corner_scores = torch.stack((tl.scores.gather(1, tl_index), br.scores.gather(1, br_index)), -1)
@@ -148,7 +148,7 @@ def top_corners(
         heat = torch.where(inside[:, None], heat, -torch.inf)
     # NaN is equal to nothing, so that it never becomes a corner.
     heat = torch.where(heat == _local_max(heat, nms_kernel), heat, nothing).flatten(1)
-    scores, index = heat.topk(min(top_k, heat.shape[1]))
+    scores, index = heat.topk(_at_most(top_k, heat.shape[1]))
     classes, cells = _divide(index, height * width)
     y, x = _divide(cells, width)
     values = {name: _at(side[name], cells) for name in names}
@@ -204,6 +204,11 @@ def _local_max(heat: Tensor, kernel: int) -> Tensor:
         shifted = [padded.narrow(dim, shift, heat.shape[dim]) for shift in range(kernel)]
         heat = functools.reduce(torch.maximum, shifted)
     return heat
+
+
+def _at_most(limit: int, size: int | Tensor) -> int | Tensor:
+    """The smaller of the two. torch.jit's tracer has tensors for sizes, and follows this one."""
+    return size.clamp(max=limit) if isinstance(size, Tensor) else min(limit, size)
 
 
 def _divide(index: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,9 @@
     cornernet export model.pth --compare photos/ --evaluate
     cornernet export model.pth --format openvino --int8 photos/
 
-The file takes images in 0..255 of any size and gives boxes in their pixels; docs/deploy.md has its
-inputs and outputs. The comparison is printed and written beside it, as FILE.parity.json.
+The file takes any number of images in 0..255, of any size up to --max-side, and gives boxes in
+their pixels; docs/deploy.md has its inputs and outputs. The comparison is printed and written
+beside it, as FILE.parity.json.
 """
 
 import argparse

@@ -27,6 +27,7 @@ EXPORTED: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "openvino-bf16": ("openvino", False, {"INFERENCE_PRECISION_HINT": "bf16"}),
     "openvino-int8": ("openvino", True, {}),
     "pt2": ("pt2", False, {}),
+    "torchscript": ("torchscript", False, {}),
     "aoti": ("aoti", False, {}),
 }
 VARIANTS = (*EAGER, *EXPORTED)
