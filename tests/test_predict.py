@@ -23,6 +23,7 @@ from tiny_run import tiny_network
 
 from cornernet_d2 import build_predictor, class_names, load, load_config, model_zoo
 from cornernet_d2.checkpoint import CornerNetCheckpointer
+from cornernet_d2.modeling import CornerNet
 from cornernet_d2.predictor.results import class_thresholds, select
 from cornernet_d2.tools import command, contact_sheet, predict
 from cornernet_d2.visualize import draw_instances
@@ -409,6 +410,28 @@ class TestFiles:
         with pytest.raises(SystemExit) as error:
             _main(predict, "predict", list(arguments))
         assert error.value.code == 2 or str(error.value).startswith("predict: ")
+
+
+def test_show_runs_the_network_once(
+    photos: Path, tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --show tables, too, have what one view gives: what is drawn is what is written."""
+    seen, last_maps = [], CornerNet.last_maps
+
+    def count(model: CornerNet, pixels: torch.Tensor) -> dict:
+        seen.append(len(pixels))
+        return last_maps(model, pixels)
+
+    monkeypatch.setattr(CornerNet, "last_maps", count)
+    flags = ("--input", photos, "--output", tmp_path / "out", "--show", "corners")
+    assert load_config(CONFIG).MODEL.CORNERNET.TEST.FLIP
+    _run(*flags, "--json", tmp_path / "found.json", weights=weights)
+    assert seen == [1, 1, 1]
+    cfg = load_config(CONFIG, ["MODEL.WEIGHTS", weights, *FEW, "MODEL.CORNERNET.TEST.FLIP", False])
+    found = build_predictor(cfg)(cv2.imread(str(photos / "a.png")))
+    rows = json.loads((tmp_path / "found.json").read_text())
+    scores = [row["score"] for row in rows if row["image_id"] == 1]
+    assert scores == pytest.approx(found["instances"].scores.tolist(), abs=1e-6) and scores
 
 
 def test_show_and_thresholds_of_classes(photos: Path, tmp_path: Path, weights: str) -> None:

@@ -1,19 +1,47 @@
 """A detection drawn with what it was made of: its corners, its pair, the heat maps."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Boxes, Instances
+from torch import nn
 
 from ..modeling import CornerNet
+from ..modeling.outputs import CornerMaps
 from ..visualize import CornerNetVisualizer, side_by_side, titled
 from .heat import GAMMA, at_pixels, heat_in_image
 from .matching import overlaps
 from .stages import PairTable, Stages, trace
 
 KINDS = ("corners", "heatmaps", "pairs")
+
+
+class Onlooker:
+    """A model at one scale and without mirror images, whose last maps are kept to be drawn.
+
+    Args:
+        model: stays as it is; in eval mode.
+
+    Attributes:
+        model: a copy that shares the weights, to detect with, one image at a time.
+    """
+
+    def __init__(self, model: CornerNet) -> None:
+        self.model = copy.copy(model)
+        self.model.corner_inference = model.corner_inference.one_view
+        self.maps: CornerMaps | None = None
+        self.model.head[-1].register_forward_hook(self._keep)
+
+    def _keep(self, head: nn.Module, args: tuple, maps: CornerMaps) -> None:
+        self.maps = maps
+
+    def show(self, x: Mapping, *args: Any) -> np.ndarray:
+        """:func:`show` of the image that the model saw last; the network does not run again."""
+        return show(self.model, x, *args, maps=self.maps)
 
 
 @torch.no_grad()
@@ -24,6 +52,7 @@ def show(
     kind: str,
     choose: Callable[[Instances], Instances] = lambda found: found,
     class_names: Sequence[str] | None = None,
+    maps: CornerMaps | None = None,
 ) -> np.ndarray:
     """Detect at one scale and without mirror images, and draw.
 
@@ -36,13 +65,14 @@ def show(
             highest class of each cell, its square root.
         choose: which detections are drawn.
         class_names: by class index.
+        maps: what the network made of ``x`` alone; None: it runs.
 
     Returns:
         (H', W', 3) uint8 RGB; enlarged where the picture is small.
     """
     inference = model.corner_inference.one_view
     pixels, canvas = model.preprocess_image([x])
-    maps = model.last_maps(pixels)
+    maps = maps or model.last_maps(pixels)
     stages = trace(inference, model.pairing, maps, canvas, (x["height"], x["width"]))
     found = choose(explained(stages, picture.shape[:2]))
     metadata = Metadata(thing_classes=list(class_names)) if class_names else None

@@ -14,3 +14,9 @@ def check_output(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: choose another --output, or add --overwrite")
     path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_not_input(source: Path, target: Path) -> None:
+    """Raises ValueError where writing ``target`` would destroy what is read."""
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(f"--output would overwrite the input {source}")

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
-from cornernet_d2.diagnosis.showing import KINDS, show
+from cornernet_d2.diagnosis.showing import KINDS, Onlooker
 from cornernet_d2.predictor import Detected, Predictor
 from cornernet_d2.predictor.images import find_images
 from cornernet_d2.predictor.results import (
@@ -41,7 +41,7 @@ from cornernet_d2.predictor.video import (
     open_capture,
     write_video,
 )
-from cornernet_d2.tools import check_output
+from cornernet_d2.tools import check_not_input, check_output
 from cornernet_d2.tools.options import add_config, load_predictor
 from cornernet_d2.visualize import draw_instances
 
@@ -69,14 +69,9 @@ def plan_outputs(images: list[Path], output: str, overwrite: bool) -> list[Path]
     if len(set(targets)) < len(targets):
         raise ValueError("images of equal names from several folders: give one folder at a time")
     for image, path in zip(images, targets):
-        _check_not_input(image, path)
+        check_not_input(image, path)
         check_output(path, overwrite)
     return targets
-
-
-def _check_not_input(source: Path, target: Path) -> None:
-    if target.exists() and source.exists() and target.samefile(source):
-        raise ValueError(f"--output would overwrite the input {source}")
 
 
 def run_images(args: argparse.Namespace) -> None:
@@ -91,6 +86,9 @@ def run_images(args: argparse.Namespace) -> None:
     for path in filter(None, (args.json, args.csv)):
         check_output(path, args.overwrite)
     predictor = load_predictor(args)
+    onlooker = Onlooker(predictor.model) if args.show else None
+    if onlooker is not None:
+        predictor.model, args.batch_size = onlooker.model, 1
     chosen, least = _wanted(args, predictor)
 
     def choose(every: Instances) -> Instances:
@@ -112,7 +110,7 @@ def run_images(args: argparse.Namespace) -> None:
             where = f", {target}" if target else f" ({reason})" if reason else ""
             where += f" ({reason})" if target and reason else ""
             print(f"{place} {detected.source}: {len(found)} objects{where}", flush=True)
-            if _deliver(args, detected, target, predictor, choose):
+            if _deliver(args, detected, target, predictor, onlooker, choose):
                 break
     finally:
         _write_tables(args, results)
@@ -135,6 +133,7 @@ def _deliver(
     detected: Detected,
     target: Path | None,
     predictor: Predictor,
+    onlooker: Onlooker | None,
     choose: Callable[[Instances], Instances],
 ) -> bool:
     """Writes or shows one image's detections; returns whether the user has seen enough."""
@@ -144,8 +143,8 @@ def _deliver(
     if target is None and (args.json or args.csv or args.crops):
         return False
     rgb = np.ascontiguousarray(picture[..., ::-1])
-    if args.show:
-        drawn = show(predictor.model, predictor.to_input(picture), rgb, args.show, choose, names)
+    if onlooker is not None:
+        drawn = onlooker.show(predictor.to_input(picture), rgb, args.show, choose, names)
     else:
         drawn = draw_instances(rgb, found, names)
     if target is None:
@@ -241,7 +240,7 @@ def _video_target(args: argparse.Namespace) -> Path:
     if target.suffix.lower() != ".mp4":
         raise ValueError(f"--output {target} must end in .mp4 or be a folder")
     if args.video_input:
-        _check_not_input(Path(args.video_input), target)
+        check_not_input(Path(args.video_input), target)
     check_output(target, args.overwrite)
     return target
 
@@ -268,7 +267,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="scores of best F1 of each class, of `cornernet analyze MODEL --json FILE`",
     )
-    add("--show", choices=KINDS, help="draw this of the detections at one scale, not mirrored")
+    add("--show", choices=KINDS, help="detect at one scale, not mirrored, and draw this")
     add("--batch-size", type=int, default=4, help="images at a time [%(default)s]")
     add("--track", action="store_true", help="number the objects of a video (ByteTrack)")
     add("--tile", type=int, help="see larger images in tiles of so many pixels a side")
