@@ -152,7 +152,7 @@ class Canvas:
     def origin(self, device: torch.device | str = "cpu") -> Tensor:
         """(N, 2) float32 x, y, the images' top-left corners as the network sees them, cells."""
         numbers = self._numbers(device)
-        return numbers.seen * numbers.ratio
+        return numbers.seen * numbers.ratio[:2]
 
     def inside(self, device: torch.device | str = "cpu") -> Tensor | None:
         """(N, h, w) bool, the cells where corners of boxes in the images can lie; None: all.
@@ -162,8 +162,9 @@ class Canvas:
         if all(size == self.size for size in self.image_sizes):
             return None
         numbers = self._numbers(device)
-        first = (numbers.seen * numbers.ratio).floor()
-        last = (numbers.seen + numbers.size) * numbers.ratio
+        ratio = numbers.ratio[:2]
+        first = (numbers.seen * ratio).floor()
+        last = (numbers.seen + numbers.size[:, :2]) * ratio
         rows, columns = (torch.arange(side, device=device) for side in self.map_size)
         x_inside, y_inside = (
             (cells >= first[:, axis, None]) & (cells <= last[:, axis, None])
@@ -184,11 +185,11 @@ class Canvas:
             x0, y0, x1, y1 = boxes.unbind(-1)
             turned = torch.stack((numbers.axis - x1, y0, numbers.axis - x0, y1), -1)
             boxes = torch.where(numbers.mirrored[..., None], turned, boxes)
-        boxes = boxes / numbers.ratio.repeat(2) - numbers.border.repeat(1, 2)[:, None]
+        boxes = boxes / numbers.ratio - numbers.border[:, None]
         if not clip:
             return boxes
         boxes = boxes.clamp(min=0)
-        return torch.minimum(boxes, numbers.size.repeat(1, 2)[:, None]) if clip_end else boxes
+        return torch.minimum(boxes, numbers.size[:, None]) if clip_end else boxes
 
     def _numbers(self, device: torch.device | str) -> "_Numbers":
         ratio, rows = self.cells_per_pixel, []
@@ -197,23 +198,24 @@ class Canvas:
         ):
             axis = width if self.padding == "bottom_right" else self.size[1]
             seen = axis - left - width if mirrored else left
-            rows.append((left, top, width, height, seen, top, axis * ratio[0], mirrored))
-        rows.append((*ratio, 0, 0, 0, 0, 0, 0))
+            row = (left, top) * 2 + (width, height) * 2
+            rows.append((*row, seen, top, axis * ratio[0], mirrored))
+        rows.append(ratio * 2 + (0,) * 8)
         # One copy to the device for all. Never in half precision, which cannot count pixels.
         numbers = torch.tensor(rows, dtype=torch.float32).to(device, non_blocking=True)
-        border, size, seen, axis, mirrored = numbers[:-1].split((2, 2, 2, 1, 1), dim=1)
-        return _Numbers(border, size, seen, axis, mirrored > 0, numbers[-1, :2])
+        border, size, seen, axis, mirrored = numbers[:-1].split((4, 4, 2, 1, 1), dim=1)
+        return _Numbers(border, size, seen, axis, mirrored > 0, numbers[-1, :4])
 
 
 class _Numbers(NamedTuple):
     """A canvas as tensors, (x, y) in pixels unless said otherwise.
 
     Attributes:
-        border, size: (N, 2), of the images.
+        border, size: (N, 4), of the images, twice each, as for a box.
         seen: (N, 2), the border as the network sees it.
         axis: (N, 1), the width of what is mirrored, cells: ``x -> axis - x``.
         mirrored: (N, 1) bool.
-        ratio: (2,), cells per pixel.
+        ratio: (4,), cells per pixel, twice.
     """
 
     border: Tensor

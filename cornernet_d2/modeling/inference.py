@@ -166,6 +166,8 @@ class CornerInference:
             pairs = self.to_image(pairs, canvas)
             numbers = torch.tensor(members).to(pairs.classes.device, non_blocking=True)
             parts.append(Candidates.of(pairs, numbers))
+        if len(parts) == 1:
+            return parts[0]
         return Candidates(*(torch.cat(field) for field in zip(*parts)))
 
     def decode(self, maps: CornerMaps, canvas: Canvas, pairing: Pairing) -> Pairs:
@@ -250,15 +252,15 @@ class CornerInference:
         They are clipped; what has no area then is of no image: its number is N.
         """
         numbers = [
-            (width / w, height / h, width, height)
+            (width / w, height / h) * 2 + (width, height) * 2
             for (h, w), (height, width) in zip(image_sizes, output_sizes)
         ]
         numbers = torch.tensor(numbers, dtype=torch.float32)
         numbers = numbers.to(found.boxes.device, non_blocking=True)[found.images]
-        boxes = found.boxes * numbers[:, :2].repeat(1, 2)
+        boxes = found.boxes * numbers[:, :4]
         if not self.clips_end:
             return found._replace(boxes=boxes)
-        boxes = torch.minimum(boxes.clamp(min=0), numbers[:, 2:].repeat(1, 2))
+        boxes = torch.minimum(boxes.clamp(min=0), numbers[:, 4:])
         has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
         images = torch.where(has_area, found.images, len(image_sizes))
         return found._replace(boxes=boxes, images=images)
