@@ -231,7 +231,7 @@ setup(
         "eval": ["faster-coco-eval"],
         "loggers": ["wandb", "mlflow"],
         "hub": ["safetensors", "huggingface_hub"],  # save_pretrained, load("OWNER/NAME")
-        "serve": ["fastapi", "uvicorn[standard]", "gradio>=5"],
+        "serve": ["fastapi", "orjson", "uvicorn[standard]", "gradio>=5"],
         "timm": ["timm>=1.0"],
         "track": ["trackers>=2.1"],
         "dev": ["pytest", "hypothesis", "black", "ruff"],

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 from serving import Server
 from tiny_run import tiny_network
@@ -126,6 +127,9 @@ def test_a_service_answers_as_the_predictor(predictor: cornernet_d2.Predictor) -
     answer = service.answer(service.read(encoded(40, 56)), found, 0.0, 2)
     assert (answer["width"], answer["height"], len(answer["detections"])) == (56, 40, 2)
     assert service.answer(service.read(encoded(40, 56)), found, 1.0, None)["detections"] == []
+    assert service.is_quick(encoded(40, 56)) and not service.is_quick(encoded(400, 400))
+    with pytest.raises(Refused, match="no image"):
+        service.is_quick(b"text")
     with service.batcher.place(), pytest.raises(Refused) as error:
         service.detect(encoded(40, 56))
     assert error.value.status == 503
@@ -133,6 +137,16 @@ def test_a_service_answers_as_the_predictor(predictor: cornernet_d2.Predictor) -
         service.detect(encoded(300, 300))
     assert service.batcher.places == 0
     service.close()
+
+
+def test_rows_are_rounded_as_numbers_are() -> None:
+    boxes = 500 * torch.rand(50, 4, generator=torch.Generator().manual_seed(0))
+    found = Instances((500, 500), pred_boxes=Boxes(boxes), scores=boxes[:, 0] / 500)
+    found.pred_classes = torch.arange(50)
+    for row, box, score in zip(coco_rows(found, None), boxes.tolist(), found.scores.tolist()):
+        x0, y0, x1, y1 = (round(value, 3) for value in box)
+        assert row["bbox"] == [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)]
+        assert row["score"] == round(score, 6)
 
 
 def test_limits_are_checked() -> None:
@@ -144,17 +158,17 @@ def test_without_fastapi_one_line_says_what_to_install(
     model_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    assert command.main(["serve", model_file, "--port", "0"]) == 1
+    assert command.main(["serve", model_file, "--port", "0", "--no-page"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"cornernet serve: {app.HINT}"
 
 
 @pytest.fixture(scope="module")
 def server(model_file: str) -> Iterator[Server]:
-    pytest.importorskip("fastapi")
-    pytest.importorskip("uvicorn")
+    for name in ("fastapi", "orjson", "uvicorn"):
+        pytest.importorskip(name)
     limits = ("--queue", "8", "--timeout", "2", "--max-mib", "2", "--max-megapixels", "2")
-    server = Server(model_file, *limits)
+    server = Server(model_file, *limits, "--no-page")
     yield server
     server.stop()
 

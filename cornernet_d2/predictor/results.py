@@ -89,18 +89,19 @@ def coco_rows(instances: Instances, names: Sequence[str] | None) -> list[dict[st
     Boxes are x, y, width, height in image pixels; ``category_id`` is the class index from 0;
     ``track_id`` stands beside them where there are ``track_ids``.
     """
-    rows = []
-    boxes = instances.pred_boxes.tensor.tolist()
-    for box, score, index in zip(boxes, instances.scores.tolist(), instances.pred_classes.tolist()):
-        x0, y0, x1, y1 = (round(value, 3) for value in box)
-        rows.append(
-            {
-                "category_id": index,
-                "category_name": names[index] if names else str(index),
-                "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
-                "score": round(score, 6),
-            }
-        )
+    corners = instances.pred_boxes.tensor.double().round(decimals=3)  # all at once: 100 take long
+    sides = (corners[:, 2:] - corners[:, :2]).round(decimals=3)
+    boxes = torch.cat((corners[:, :2], sides), 1).tolist()
+    scores = instances.scores.double().round(decimals=6).tolist()
+    rows = [
+        {
+            "category_id": index,
+            "category_name": names[index] if names else str(index),
+            "bbox": box,
+            "score": score,
+        }
+        for box, score, index in zip(boxes, scores, instances.pred_classes.tolist())
+    ]
     if instances.has("track_ids"):
         for row, number in zip(rows, instances.track_ids.tolist()):
             row["track_id"] = number

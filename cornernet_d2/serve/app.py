@@ -16,7 +16,7 @@ from .uploads import FORMATS, Refused
 
 logger = logging.getLogger(__name__)
 
-HINT = "`cornernet serve` needs FastAPI and uvicorn: pip install 'cornernet_d2[serve]'"
+HINT = "`cornernet serve` needs FastAPI, orjson and uvicorn: pip install 'cornernet_d2[serve]'"
 BODY = {
     "requestBody": {
         "required": True,
@@ -36,11 +36,12 @@ def create_app(service: Service, min_score: float = 0.05) -> "fastapi.FastAPI": 
         min_score: of the detections in answers, where a request does not say.
 
     Raises:
-        ValueError: FastAPI is not installed.
+        ValueError: FastAPI or orjson is not installed.
     """
     try:
+        import orjson
         from anyio import CapacityLimiter
-        from fastapi import FastAPI, Query, Request
+        from fastapi import FastAPI, Query, Request, Response
         from fastapi.responses import JSONResponse, PlainTextResponse
     except ImportError as error:
         raise ValueError(HINT) from error
@@ -58,14 +59,14 @@ def create_app(service: Service, min_score: float = 0.05) -> "fastapi.FastAPI": 
         request: Request,
         score: float = Query(min_score, ge=0, le=1, description="lowest score"),
         top: int | None = Query(None, ge=1, description="most detections"),
-    ) -> JSONResponse:
+    ) -> Response:
         """Objects in an image: boxes x, y, width, height in its pixels, best score first."""
         start = time.perf_counter()
         answer = Answer(service, request, readers)
         status, content = await answer.get(score, top)
         service.metrics.count_request(status, time.perf_counter() - start)
         headers = {"Retry-After": "1"} if status == 503 else {}
-        return JSONResponse(content, status, headers)
+        return Response(orjson.dumps(content), status, headers, "application/json")
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -122,7 +123,10 @@ class Answer:
             data = await asyncio.wait_for(self._body(), timeout)
         except asyncio.TimeoutError as error:
             raise Refused(408, f"the body was not there within {timeout:g} seconds") from error
-        x = await run_sync(self.service.read, data, limiter=self.readers)
+        if self.service.is_quick(data):
+            x = self.service.read(data)
+        else:
+            x = await run_sync(self.service.read, data, limiter=self.readers)
         future = place.submit(x)
         try:
             found = await asyncio.wait_for(asyncio.wrap_future(future), timeout)

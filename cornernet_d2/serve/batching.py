@@ -173,5 +173,6 @@ class Place:
         batcher = self._batcher
         with batcher._changed:
             batcher._places -= 1
-            batcher._coming -= not self._submitted
-            batcher._changed.notify_all()
+            if not self._submitted:  # else the thread knows all there is to know
+                batcher._coming -= 1
+                batcher._changed.notify_all()

@@ -15,9 +15,11 @@ from ..predictor import Predictor
 from ..predictor.results import coco_rows
 from .batching import Batcher, Full
 from .metrics import Metrics
-from .uploads import Refused, read_upload
+from .uploads import Refused, read_upload, size
 
 logger = logging.getLogger(__name__)
+
+QUICK = 1 << 17  # bytes of a file and pixels in it
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,15 @@ class Service:
             Refused: see :func:`.uploads.read_upload`.
         """
         return self.predictor.to_input(self.picture(data))
+
+    def is_quick(self, data: bytes) -> bool:
+        """Whether :meth:`read` takes less than to hand the bytes to another thread.
+
+        Raises:
+            Refused: see :func:`.uploads.size`.
+        """
+        width, height = size(data)
+        return len(data) + width * height <= QUICK
 
     def picture(self, data: bytes) -> np.ndarray:
         """:func:`.uploads.read_upload` within the limits."""

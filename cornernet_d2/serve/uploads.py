@@ -38,9 +38,7 @@ def read_upload(data: bytes, max_pixels: int) -> np.ndarray:
     Raises:
         Refused: nothing, no image, too many pixels, or damaged.
     """
-    if not data:
-        raise Refused(400, "the body is empty: send the bytes of an image file")
-    width, height = _size(data)
+    width, height = size(data)
     if width * height > max_pixels:
         raise Refused(
             413,
@@ -52,7 +50,14 @@ def read_upload(data: bytes, max_pixels: int) -> np.ndarray:
         raise Refused(400, str(error)) from error
 
 
-def _size(data: bytes) -> tuple[int, int]:
+def size(data: bytes) -> tuple[int, int]:
+    """(width, height) by the header, pixels.
+
+    Raises:
+        Refused: nothing, or no header of an image.
+    """
+    if not data:
+        raise Refused(400, "the body is empty: send the bytes of an image file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

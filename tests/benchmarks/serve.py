@@ -4,13 +4,16 @@ The server is another process; clients are threads of this one, on keep-alive co
 sending its next image when it has an answer. The bare model runs in this process before and after,
 on pictures that are decoded already: what the service adds is decoding, HTTP and the queue. Beside
 images/s stand CPU seconds an image, of the bare model by the server's: on a machine that does other
-things too, that ratio is the one to trust. Every answer is compared with what the bare model finds
-on that image.
+things too, that ratio is the one to trust. The bare model gets as many images at a time as there
+are clients; "batch" is how many the server's network had at a time, on average: fewer cost more CPU
+an image, in any server. What decoding takes is printed beside the table. Every answer is compared
+with what the bare model finds on that image.
 """
 
 import argparse
 import http.client
 import json
+import re
 import statistics
 import tempfile
 import threading
@@ -53,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
         model = args.model or _random_model(folder)
         predictor = load(model, "cpu", opts=FAST)
         bodies = _bodies(args.images, args.distinct)
+        busy = time.process_time()
         pictures = [read_upload(body, 10**8) for body in bodies]
+        busy = (time.process_time() - busy) / len(bodies)
+        print(f"decoding: {1e3 * busy:.2f} ms of CPU an image, not in the bare model's numbers")
         wanted = [coco_rows(predictor(picture), None) for picture in pictures]
         flags = (
             "--batch-size",
@@ -81,12 +87,13 @@ def _measure(
 ) -> int:
     wrong = 0
     print(f"{args.requests} requests each, {len(bodies)} images, {args.threads} thread(s)")
-    print("clients  images/s  bare  ratio  CPU ratio  p50 ms  p99 ms  lost or wrong")
+    print("clients  images/s  bare  ratio  CPU ratio  CPU ms  bare  batch  p50 ms  p99 ms  bad")
     for clients in args.clients:
         batch = min(clients, args.batch_size)
-        before = _bare(predictor, pictures, batch)
+        before, batches = _bare(predictor, pictures, batch), _batches(server)
         load, busy = Load(server, bodies, args.requests), server.cpu_seconds()
         seconds = load.run(clients)
+        mean = args.requests / (_batches(server) - batches)
         busy = (server.cpu_seconds() - busy) / args.requests
         after = _bare(predictor, pictures, batch)
         bare, bare_busy = (statistics.mean(pair) for pair in zip(before, after))
@@ -97,12 +104,21 @@ def _measure(
         wrong += bad
         rate = args.requests / seconds
         p50, p99 = np.percentile(list(load.latencies.values()), (50, 99)) * 1e3
-        ratios = f"{rate / bare:7.2f}{bare_busy / busy:11.2f}"
+        ratios = (
+            f"{rate / bare:7.2f}{bare_busy / busy:11.2f}{1e3 * busy:8.2f}{1e3 * bare_busy:6.2f}"
+        )
         print(
-            f"{clients:7d}{rate:10.1f}{bare:6.1f}{ratios}{p50:8.1f}{p99:8.1f}{bad:6d}", flush=True
+            f"{clients:7d}{rate:10.1f}{bare:6.1f}{ratios}{mean:7.2f}{p50:8.1f}{p99:8.1f}{bad:5d}",
+            flush=True,
         )
     print(f"server's memory: {server.memory() / 2**20:.0f} MiB")
     return 1 if wrong else 0
+
+
+def _batches(server: Server) -> int:
+    """How many the server's network has had."""
+    text = server.get("/metrics")[1].decode()
+    return int(re.search(r"cornernet_batch_images_count (\d+)", text)[1])
 
 
 class Load:
