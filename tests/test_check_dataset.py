@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,8 @@ def check(*arguments: str) -> int:
 
 def ceiling(output: str) -> dict[str, float]:
     line = next(line for line in output.splitlines() if line.startswith("ceiling"))
-    return {k: float(v) for k, v in (part.split() for part in line.split(": ")[1].split(", "))}
+    parts = (part.split() for part in line.split(": ")[1].split(", "))
+    return {name: float("nan") if value == "none" else float(value) for name, value in parts}
 
 
 def test_clean_set_reaches_one(make_set, capsys):
@@ -75,6 +77,7 @@ def test_clean_set_reaches_one(make_set, capsys):
     assert "1 have a side below 4 px" in output
     values = ceiling(output)
     assert values["AP"] == values["AR100"] == 1.0
+    assert math.isnan(values["APl"])  # there are no large objects
 
 
 def test_collisions_lower_the_ceiling(make_set, capsys):

@@ -207,7 +207,10 @@ def _print_ceiling(contents: Contents, rules: Rules, max_images: int) -> None:
     )
     print(
         "ceiling (ground truth through targets and decoding): "
-        + ", ".join(f"{name} {value:.3f}" for name, value in found.stats.items())
+        + ", ".join(
+            f"{name} {value:.3f}" if value >= 0 else f"{name} none"  # no such objects
+            for name, value in found.stats.items()
+        )
     )
 
 

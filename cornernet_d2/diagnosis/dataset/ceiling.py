@@ -174,7 +174,8 @@ def _coco_stats(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {**dict(zip(METRICS, evaluation.stats)), "AR100": evaluation.stats[8]}
+    stats = {**dict(zip(METRICS, evaluation.stats)), "AR100": evaluation.stats[8]}
+    return {name: value if value >= 0 else float("nan") for name, value in stats.items()}
 
 
 def _coco(image_id: int, category: int, box: np.ndarray, **rest: float) -> dict:

@@ -143,7 +143,7 @@ def _ceilings(report: DatasetReport) -> list[str]:
             each.shared,
             each.below,
             each.crowded,
-            *(decimal(100 * max(each.stats[m], 0)) for m in ("AP", "AP50", "APs", "AR100")),
+            *(decimal(100 * each.stats[m]) for m in ("AP", "AP50", "APs", "AR100")),
         )
         for zoom, each in report.ceilings.items()
     ]

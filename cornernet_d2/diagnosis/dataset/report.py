@@ -143,5 +143,5 @@ def problems_dict(problems: Sequence[Problem]) -> dict[str, list[str]]:
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """COCO says -1 where there is nothing to find, and JSON knows no NaN."""
-    return {k: None if v != v or v < 0 else float(v) for k, v in values.items()}
+    """JSON knows no NaN."""
+    return {k: None if v != v else float(v) for k, v in values.items()}
