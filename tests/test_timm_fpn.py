@@ -71,6 +71,7 @@ def test_frozen_levels_keep_weights_and_statistics():
 
 def test_the_pretrained_part_has_its_own_rate():
     cfg = config(**{"MODEL.TIMM.NAME": "resnet10t", "SOLVER.BACKBONE_MULTIPLIER": 0.25})
+    cfg.MODEL.TIMM.FREEZE_AT = 0
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
