@@ -61,6 +61,7 @@ class _Picking(nn.Module):
         self.pairs = pairs
         state = loop.start(*example)
         self.start = torch.jit.trace(loop.start, example, check_trace=False)
+        self.more = torch.jit.trace(loop.more, state[:3], check_trace=False)
         self.pick = torch.jit.trace(loop.pick, state, check_trace=False)
         self.finish = torch.jit.trace(
             lambda *picked: tuple(loop.finish(*picked)), state[2:5], check_trace=False
@@ -71,7 +72,7 @@ class _Picking(nn.Module):
         step, left, values, labels, found, boxes, classes, corners = self.start(
             boxes, scores, corner_scores, classes
         )
-        while bool(step < values.shape[1]) and bool((left > 0).any()):
+        while bool(self.more(step, left, values)):
             step, left, values, labels, found = self.pick(
                 step, left, values, labels, found, boxes, classes, corners
             )
