@@ -9,7 +9,8 @@ import torch
 from tiny_run import TINY_NETWORK, make_dataset, tiny_network
 
 from cornernet_d2.engine import CornerNetTrainer
-from tests.benchmarks import ablations
+from cornernet_d2.modeling.pairing import Corners
+from tests.benchmarks import ablations, second_cue, variants
 
 TINY = [
     *map(str, TINY_NETWORK), *("DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "('tiny',)"),
@@ -27,12 +28,12 @@ def _args(tmp_path: Path, *more: str) -> argparse.Namespace:
 def test_a_run_leaves_its_result_and_the_test_variant_takes_its_weights(tmp_path: Path) -> None:
     make_dataset(str(tmp_path))
     args = _args(tmp_path)
-    variants = {x.name: x for x in ablations.variants_of(args)}
-    found = ablations.run_one(args, variants["no offsets"]._replace(name="baseline"), 1)
+    named = {x.name: x for x in ablations.variants_of(args)}
+    found = ablations.run_one(args, named["no offsets"]._replace(name="baseline"), 1)
     assert json.loads((tmp_path / "baseline" / "1" / "result.json").read_text()) == found
     assert set(found) == {"AP", "AP50", "AP75"}
     assert (tmp_path / "baseline" / "1" / "model_final.pth").is_file()
-    again = ablations.run_one(args, variants["not mirrored in the test"], 1)
+    again = ablations.run_one(args, named["not mirrored in the test"], 1)
     assert set(again) == set(found)
 
 
@@ -45,7 +46,7 @@ def test_what_is_done_is_not_repeated(
         started.append((name, seed))
         if name == "two stacks" and seed == 2:
             return 1
-        (variant,) = (x for x in ablations.VARIANTS if x.name == name)
+        (variant,) = (x for x in variants.METHOD if x.name == name)
         folder = tmp_path / variant.folder / str(seed)
         folder.mkdir(parents=True)
         ap = 50.0 + seed + (8 if name == "two stacks" else 0)
@@ -82,11 +83,11 @@ def test_changes_that_no_key_makes() -> None:
     model = CornerNetTrainer.build_model(tiny_network("CornerNet-HG104")).eval()
     pixels = torch.rand(1, 3, 64, 64)
     plain = model.last_maps(pixels)
-    with ablations.without_offsets():
+    with variants.without_offsets():
         changed = model.last_maps(pixels)
     assert (changed["br"]["offset"] == 0.5).all() and not (plain["br"]["offset"] == 0.5).all()
     assert torch.equal(changed["tl"]["heatmap"], plain["tl"]["heatmap"])
-    with ablations.without_corner_pooling():
+    with variants.without_corner_pooling():
         local = model.head[-1](torch.zeros(1, 8, 16, 16))
         spot = torch.zeros(1, 8, 16, 16)
         spot[..., 15, 8] = 9.0
@@ -95,3 +96,26 @@ def test_changes_that_no_key_makes() -> None:
     assert torch.equal(moved["tl"]["heatmap"][..., 0, 8], local["tl"]["heatmap"][..., 0, 8])
     pooled = [model.head[-1](x)["tl"]["heatmap"][..., 0, 8] for x in (spot, torch.zeros_like(spot))]
     assert not torch.equal(*pooled)
+
+
+def test_shifts_with_embeddings_as_a_second_cue() -> None:
+    """Both rules have to accept; heads and losses are those of both."""
+    cfg = tiny_network("CornerNet-HG104", "MODEL.CORNERNET.PAIRING", second_cue.NAME)
+    model = CornerNetTrainer.build_model(cfg).eval()
+    maps = model.last_maps(torch.rand(1, 3, 64, 64))
+    assert list(maps["tl"]) == ["heatmap", "shift", "embedding", "offset"]
+    pairing = second_cue.ShiftAndEmbedding(cfg)
+    assert set(pairing.weights) == {"centripetal", "pull", "push"}
+    xy = torch.tensor([[[0.0, 0.0], [8.0, 0.0]]])
+    shift = torch.full((1, 2, 2), 4.0).log()
+    tl, br = (
+        Corners(torch.zeros(1, 2), torch.zeros(1, 2), at, at, {"shift": shift, "embedding": e})
+        for at, e in (
+            (xy, torch.tensor([[[0.0], [1.0]]])),
+            (xy + 8, torch.tensor([[[0.1], [3.0]]])),
+        )
+    )
+    match = pairing.match(tl, br, cell_size=(4, 4))
+    # The shifts fit on the diagonal, of which the embeddings fit in one.
+    assert match.accepted.tolist() == [[[True, False], [False, False]]]
+    assert match.weight[0, 0, 0] == 1

@@ -1,6 +1,7 @@
-"""What each part of the method is worth: the quickstart's training with one thing changed.
+"""What a part of the method, or a way of pairing, is worth: a training with one thing changed.
 
     python -m tests.benchmarks.ablations --output ablations --seeds 1 2 KEY VALUE ...
+    python -m tests.benchmarks.ablations --about pairing --config-file CornerNet-BCCD ...
 
 Every variant is trained with every seed in a process of its own and evaluated; finished ones are
 skipped, stopped ones go on, so that the command can be repeated until its table is full. More
@@ -9,104 +10,30 @@ weights. The data is made by `python .ci/make_shapes.py`.
 """
 
 import argparse
-import contextlib
 import json
-import re
 import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from cornernet_d2.diagnosis.training_report import read_metrics
 from cornernet_d2.engine.run import evaluate, train
 from cornernet_d2.model_zoo import read_config
-from cornernet_d2.modeling import CornerNet
 from cornernet_d2.tools.command import split_overrides
 
+from .variants import BASELINE, SETS, Variant
+
 METRICS = ("AP", "AP50", "AP75")
-BASELINE = "baseline"
 RESULT = "result.json"
-
-
-@contextlib.contextmanager
-def without_corner_pooling() -> Iterator[None]:
-    """The two branches of a corner are added as they are: convolutions of the same size alone."""
-    modules = [
-        module
-        for name, module in list(sys.modules.items())
-        if name.startswith("cornernet_d2.modeling.") and hasattr(module, "corner_pool_sum")
-    ]
-    with contextlib.ExitStack() as patches:
-        for module in modules:
-            patches.enter_context(mock.patch.object(module, "corner_pool_sum", _sum))
-        yield
-
-
-def _sum(vertical: Tensor, horizontal: Tensor, corner: str) -> Tensor:
-    return vertical + horizontal
-
-
-@contextlib.contextmanager
-def without_offsets() -> Iterator[None]:
-    """Corners are in the middle of their cells."""
-    last_maps = CornerNet.last_maps
-
-    def patched(model: CornerNet, images: Tensor) -> dict[str, dict[str, Tensor]]:
-        maps = last_maps(model, images)
-        return {
-            corner: {**side, "offset": torch.full_like(side["offset"], 0.5)}
-            for corner, side in maps.items()
-        }
-
-    with mock.patch.object(CornerNet, "last_maps", patched):
-        yield
-
-
-class Variant(NamedTuple):
-    """Attributes:
-    name: in the table.
-    overrides: config keys and values.
-    change: what no key can do.
-    at_test: the baseline's weights, tested in another way.
-    """
-
-    name: str
-    overrides: Sequence[str] = ()
-    change: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
-    at_test: bool = False
-
-    @property
-    def folder(self) -> str:
-        return re.sub(r"\W+", "_", self.name).strip("_")
-
-
-TARGETS, LOSS = "MODEL.CORNERNET.TARGETS", "MODEL.CORNERNET.LOSS"
-VARIANTS = (
-    Variant(BASELINE),
-    Variant("no corner pooling", change=without_corner_pooling),
-    Variant("penalty not reduced near corners", (f"{TARGETS}.GAUSSIAN", "False")),
-    Variant("reduced within 2 cells of all", (f"{TARGETS}.FIXED_RADIUS", "2")),
-    Variant("no offsets", (f"{LOSS}.OFFSET_WEIGHT", "0.0"), change=without_offsets),
-    Variant("two stacks", ("MODEL.HOURGLASS.STACKS", "2")),
-    Variant("focal exponent alpha 1", (f"{LOSS}.ALPHA", "1.0")),
-    Variant("focal exponent alpha 3", (f"{LOSS}.ALPHA", "3.0")),
-    Variant("focal exponent beta 2", (f"{LOSS}.BETA", "2.0")),
-    Variant("embeddings of 4 numbers", ("MODEL.CORNERNET.EMBEDDING.DIM", "4")),
-    Variant("centripetal shifts", ("MODEL.CORNERNET.PAIRING", "centripetal")),
-    Variant("not mirrored in the test", ("MODEL.CORNERNET.TEST.FLIP", "False"), at_test=True),
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", type=Path, default=Path("output/ablations"), help="[%(default)s]")
+    add("--about", choices=SETS, default="method", help="which variants [%(default)s]")
     add("--config-file", default="CornerNet-Shapes", help="[%(default)s]")
     add("--iterations", type=int, default=800, help="of each training [%(default)s]")
     add("--seeds", type=int, nargs="+", default=[1, 2], help="[1 2]")
@@ -121,7 +48,7 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
     Raises:
         ValueError: an unknown name, or no pairs of key and value.
     """
-    every = list(VARIANTS)
+    every = list(SETS[args.about])
     for text in args.variant:
         name, _, keys = text.partition("=")
         overrides = shlex.split(keys)
