@@ -96,6 +96,7 @@ METHOD = (
 # Of a config that pairs by embeddings, which weigh ten times as much as in the paper.
 PAIRING = (
     Variant(BASELINE),
+    Variant("centripetal shifts", SHIFTS),
     Variant("embeddings weigh as in the paper", (f"{LOSS}.EMBEDDING_IMAGES", "5.0")),
     Variant("embeddings of 4 numbers", DIM),
     Variant("embeddings that know their place", POSITION),
@@ -103,7 +104,6 @@ PAIRING = (
     Variant("all three", (*DIM, *POSITION, *DILATION)),
     Variant("embeddings, centres", CENTRES),
     Variant("embeddings, cascade pooling", CASCADE),
-    Variant("centripetal shifts", SHIFTS),
     Variant("shifts, and embeddings as well", (f"{HEAD}.PAIRING", SECOND_CUE)),
     Variant("shifts, centres", (*SHIFTS, *CENTRES)),
 )
