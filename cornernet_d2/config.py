@@ -126,7 +126,8 @@ def _add_loss(cfg: CN) -> None:
 def _add_embedding(cfg: CN) -> None:
     """Ours, but for the defaults; weights and margin are in LOSS, the threshold in TEST."""
     cfg.MODEL.CORNERNET.EMBEDDING = CN()
-    # Numbers of a corner [P]: 1. Distances are sums of absolute differences.
+    # Numbers of a corner [P]: 1. Distances are sums of absolute differences: with 4 numbers
+    # TEST.EMBEDDING_THRESHOLD 1.0 finds more than 0.5.
     cfg.MODEL.CORNERNET.EMBEDDING.DIM = 1
     # Two more channels in front of the embedding: where on the map a cell is.
     cfg.MODEL.CORNERNET.EMBEDDING.POSITION = False

@@ -75,6 +75,7 @@ SHIFTS = (f"{HEAD}.PAIRING", "centripetal")
 CENTRES = (f"{HEAD}.CENTER.ENABLED", "True")
 CASCADE = (f"{HEAD}.CASCADE_POOLING", "True")
 DIM = (f"{EMBEDDING}.DIM", "4")
+WIDE = (*DIM, f"{HEAD}.TEST.EMBEDDING_THRESHOLD", "1.0")  # four differences add up
 POSITION = (f"{EMBEDDING}.POSITION", "True")
 DILATION = (f"{EMBEDDING}.DILATION", "3")
 
@@ -98,10 +99,10 @@ PAIRING = (
     Variant(BASELINE),
     Variant("centripetal shifts", SHIFTS),
     Variant("embeddings weigh as in the paper", (f"{LOSS}.EMBEDDING_IMAGES", "5.0")),
-    Variant("embeddings of 4 numbers", DIM),
+    Variant("embeddings of 4 numbers", WIDE),
     Variant("embeddings that know their place", POSITION),
     Variant("embeddings that see 7 x 7 cells", DILATION),
-    Variant("all three", (*DIM, *POSITION, *DILATION)),
+    Variant("all three", (*WIDE, *POSITION, *DILATION)),
     Variant("embeddings, centres", CENTRES),
     Variant("embeddings, cascade pooling", CASCADE),
     Variant("shifts, and embeddings as well", (f"{HEAD}.PAIRING", SECOND_CUE)),
