@@ -100,7 +100,7 @@ def test_changes_that_no_key_makes() -> None:
 
 def test_shifts_with_embeddings_as_a_second_cue() -> None:
     """Both rules have to accept; heads and losses are those of both."""
-    cfg = tiny_network("CornerNet-HG104", "MODEL.CORNERNET.PAIRING", second_cue.NAME)
+    cfg = tiny_network("CornerNet-HG104", *variants.BOTH)
     model = CornerNetTrainer.build_model(cfg).eval()
     maps = model.last_maps(torch.rand(1, 3, 64, 64))
     assert list(maps["tl"]) == ["heatmap", "shift", "embedding", "offset"]

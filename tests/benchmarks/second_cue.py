@@ -3,7 +3,7 @@
 A pairing made of two, registered from outside the package as a user's own is.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -19,9 +19,8 @@ from cornernet_d2.modeling.pairing import (
 from cornernet_d2.modeling.pairing.base import CornerValues, LossRules, Norms
 from cornernet_d2.modeling.target_batch import TargetBatch
 
-NAME = "shift_and_embedding"
 
-
+@PAIRING_REGISTRY.register()
 class ShiftAndEmbedding(Pairing):
     """Outputs, losses and weights of both; the score's factor is that of the shifts."""
 
@@ -43,18 +42,6 @@ class ShiftAndEmbedding(Pairing):
         shift, embedding = (kind.losses(values, batch, norms, rules) for kind in self.kinds)
         return {**shift, **embedding}
 
-    def match(
-        self,
-        tl: Corners,
-        br: Corners,
-        *,
-        cell_size: Sequence[float],
-        origin: Tensor | None = None,
-    ) -> Match:
-        shift, embedding = (
-            kind.match(tl, br, cell_size=cell_size, origin=origin) for kind in self.kinds
-        )
+    def match(self, tl: Corners, br: Corners, **where: Any) -> Match:
+        shift, embedding = (kind.match(tl, br, **where) for kind in self.kinds)
         return Match(shift.accepted & embedding.accepted, shift.weight)
-
-
-PAIRING_REGISTRY._do_register(NAME, ShiftAndEmbedding)

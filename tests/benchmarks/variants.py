@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cornernet_d2.modeling import CornerNet
 
-from .second_cue import NAME as SECOND_CUE
+from .second_cue import ShiftAndEmbedding
 
 BASELINE = "baseline"
 
@@ -72,6 +72,7 @@ class Variant(NamedTuple):
 HEAD = "MODEL.CORNERNET"
 TARGETS, LOSS, EMBEDDING = f"{HEAD}.TARGETS", f"{HEAD}.LOSS", f"{HEAD}.EMBEDDING"
 SHIFTS = (f"{HEAD}.PAIRING", "centripetal")
+BOTH = (f"{HEAD}.PAIRING", ShiftAndEmbedding.__name__)
 CENTRES = (f"{HEAD}.CENTER.ENABLED", "True")
 CASCADE = (f"{HEAD}.CASCADE_POOLING", "True")
 DIM = (f"{EMBEDDING}.DIM", "4")
@@ -105,7 +106,7 @@ PAIRING = (
     Variant("all three", (*WIDE, *POSITION, *DILATION)),
     Variant("embeddings, centres", CENTRES),
     Variant("embeddings, cascade pooling", CASCADE),
-    Variant("shifts, and embeddings as well", (f"{HEAD}.PAIRING", SECOND_CUE)),
+    Variant("shifts, and embeddings as well", BOTH),
     Variant("shifts, centres", (*SHIFTS, *CENTRES)),
 )
 SETS = {"method": METHOD, "pairing": PAIRING}
